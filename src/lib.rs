@@ -1,1 +1,7 @@
 //! Annulus: the AI backend that every editor window on a Linux workstation shares.
+#![deny(unsafe_code)]
+
+pub mod checksum;
+pub mod limits;
+pub mod sync;
+pub mod wire;

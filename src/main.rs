@@ -1,1 +1,2 @@
+//! The `annulus` program.
 fn main() {}

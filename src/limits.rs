@@ -1,0 +1,90 @@
+//! Every bound of the system, in one place, with the assertions between them.
+//!
+//! Sizes are in bytes, counts are counts, durations carry their unit in the name. What a person can
+//! configure has its default and its range here; the rest is fixed by the protocol or by design.
+
+use static_assertions::const_assert;
+
+/// Bytes of one ring word; every shared-memory access is one of these.
+pub const WORD_SIZE: u64 = 8;
+/// Bytes of one cache line on the machines that we serve (x86-64, AArch64).
+pub const LINE_SIZE: u64 = 64;
+/// Bytes of the page on which a quiet connection lives.
+pub const PAGE_SIZE: u64 = 4096;
+
+/// Bytes of a frame header: four words.
+pub const FRAME_HEADER_SIZE: u64 = 32;
+/// Every frame starts on a multiple of this many bytes and its span is a multiple of it.
+///
+/// One cache line: a 64-byte request travels in exactly two lines, and no two frames share one, so
+/// the producer never writes a line that the consumer is still reading.
+pub const FRAME_ALIGNMENT: u64 = LINE_SIZE;
+
+/// Bytes of the shared header in the middle of the home page: six lines, one writer each.
+pub const REGION_HEADER_SIZE: u64 = 6 * LINE_SIZE;
+/// Bytes of each ring that lie on the home page, beside the shared header.
+pub const HOME_SIZE: u64 = (PAGE_SIZE - REGION_HEADER_SIZE) / 2;
+
+/// Smallest ring capacity that a handshake may ask for.
+pub const RING_CAPACITY_MIN: u64 = 1 << 14;
+/// Largest ring capacity that a handshake may ask for.
+pub const RING_CAPACITY_MAX: u64 = 1 << 27;
+/// Ring capacity that our client asks for: the default largest message in one piece, mostly untouched.
+pub const RING_CAPACITY_DEFAULT: u64 = 1 << 24;
+
+/// Default of `ipc.max_message_size`: largest payload in either direction.
+pub const MESSAGE_SIZE_MAX_DEFAULT: u32 = 10 * 1024 * 1024;
+/// Smallest value that `ipc.max_message_size` takes.
+pub const MESSAGE_SIZE_MAX_FLOOR: u32 = 4096;
+/// Largest value that `ipc.max_message_size` takes.
+pub const MESSAGE_SIZE_MAX_CEILING: u32 = 64 * 1024 * 1024;
+
+/// Default of `ipc.max_connections`.
+pub const CONNECTIONS_MAX_DEFAULT: u32 = 1000;
+/// Requests of one connection that may wait for an asynchronous handler; one more is answered *busy*.
+pub const IN_FLIGHT_PER_CONNECTION: usize = 64;
+/// Bytes of error text that an answer may carry.
+pub const DETAIL_SIZE_MAX: usize = 512;
+
+/// What a synchronous handler may always answer, whatever the size of its request.
+pub const SYNC_REPLY_SIZE_MIN: u64 = 4096;
+
+/// Frames that one visit to a connection takes from its request ring.
+pub const FRAMES_PER_VISIT: u32 = 32;
+/// Bytes of payload after which a visit ends (one larger frame is always taken whole).
+pub const BYTES_PER_VISIT: u64 = 256 * 1024;
+/// Padding frames in a row that a consumer accepts; an honest producer never needs three.
+pub const PADDING_RUN_MAX: u32 = 3;
+
+/// Bytes of a ring between two threads of the daemon that carries jobs to a worker executor.
+pub const JOB_RING_CAPACITY: u64 = 1 << 16;
+/// Bytes of the ring that carries one connection's replies from a worker executor to its data shard.
+pub const REPLY_RING_CAPACITY: u64 = 1 << 15;
+/// Largest reply that travels inside a reply ring; a larger one travels in a lease.
+pub const REPLY_INLINE_SIZE_MAX: usize = 4096;
+
+/// Descriptors that a handshake passes: region, request doorbell, response doorbell.
+pub const HANDSHAKE_DESCRIPTOR_COUNT: usize = 3;
+/// Descriptors that one connection keeps open in the daemon: its socket and two doorbells.
+pub const DESCRIPTORS_PER_CONNECTION: u64 = 3;
+/// Descriptors that the daemon needs beside its connections: executors' urings, doorbells, logs,
+/// the listener, and handshakes under way.
+pub const DESCRIPTORS_RESERVED: u64 = 64 + 5 * HANDSHAKES_MAX as u64;
+/// Handshakes under way at one time; one more waits in the listener's backlog.
+pub const HANDSHAKES_MAX: usize = 64;
+
+/// What a client that met *busy* is told to wait before it tries again, in milliseconds.
+pub const BUSY_RETRY_AFTER_MS: u32 = 100;
+
+const_assert!(FRAME_ALIGNMENT >= FRAME_HEADER_SIZE);
+const_assert!(FRAME_ALIGNMENT.is_multiple_of(WORD_SIZE));
+const_assert!(HOME_SIZE.is_multiple_of(FRAME_ALIGNMENT));
+const_assert!(2 * HOME_SIZE + REGION_HEADER_SIZE == PAGE_SIZE);
+// The largest default message fits a default ring in one piece.
+const_assert!(MESSAGE_SIZE_MAX_DEFAULT as u64 + 2 * FRAME_ALIGNMENT <= RING_CAPACITY_DEFAULT);
+const_assert!(MESSAGE_SIZE_MAX_CEILING as u64 + 2 * FRAME_ALIGNMENT <= RING_CAPACITY_MAX);
+const_assert!(RING_CAPACITY_MIN >= 4 * PAGE_SIZE);
+// A reply ring holds at least two inline replies with their headers, wherever they start.
+const_assert!(2 * (REPLY_INLINE_SIZE_MAX as u64 + 2 * FRAME_ALIGNMENT) <= REPLY_RING_CAPACITY);
+// An error answer fits what a synchronous handler may always say.
+const_assert!(DETAIL_SIZE_MAX as u64 <= SYNC_REPLY_SIZE_MIN);
