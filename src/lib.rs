@@ -3,5 +3,6 @@
 
 pub mod checksum;
 pub mod limits;
+pub mod ring;
 pub mod sync;
 pub mod wire;

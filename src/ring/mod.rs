@@ -1,0 +1,115 @@
+//! One direction of a connection: a single-producer single-consumer ring of frames in shared memory.
+//!
+//! The same code runs over mapped regions, over the daemon's own memory (job and reply rings) and
+//! over loom's atomics: it borrows its words and owns only positions.
+//!
+//! # How a frame becomes visible
+//!
+//! There is no shared tail. The first word of a header is never zero, and:
+//!
+//! 1. the producer stores a zero where the *next* header will stand, then the payload, then the
+//!    header's last three words, all `Relaxed`;
+//! 2. it stores the header's first word with `Release`;
+//! 3. the consumer polls that word with `Acquire`. Zero means "nothing yet"; anything else means
+//!    that the whole frame *and the zero behind it* are visible.
+//!
+//! By induction the consumer only ever polls a word that is zero until its frame is whole; the base
+//! case is memory that starts as zeros. Stale bytes of an earlier lap cannot be mistaken for a
+//! frame, and a producer that dies in the middle of a frame leaves nothing behind. A separate tail
+//! would cost one more cache line each way on every message.
+//!
+//! The consumer publishes its head with `Release` after it has copied a frame out; the producer
+//! reads it with `Acquire` before it overwrites that space. It looks only when it must: at the end
+//! of a page, or when the space that it knows to be free is used up.
+//!
+//! # Staying at home
+//!
+//! A quiet connection should touch one page. Each ring has a *home*, a stretch that lies on the page
+//! of the shared header. A producer that comes to the end of a page and finds the ring empty goes
+//! back home with a padding frame, as long as the next frame fits there. A busy ring walks on.
+//!
+//! # What is trusted
+//!
+//! Nothing that the peer can write. A header is copied once and judged from the copy; a peer's head
+//! is compared with what it may be; our own positions are private. Frames lie in one piece: a frame
+//! that does not fit before the ring's end is preceded by padding up to it.
+
+mod consumer;
+mod park;
+mod producer;
+mod words;
+
+pub use consumer::Consumer;
+pub use park::ParkFlag;
+pub use producer::{Producer, PublishError};
+
+use crate::limits::{FRAME_ALIGNMENT, WORD_SIZE};
+use crate::sync::AtomicU64;
+use crate::wire::Position;
+
+/// The shared memory of one ring, borrowed: its words, and the consumer's published head.
+#[derive(Clone, Copy)]
+pub struct RingView<'m> {
+    words: &'m [AtomicU64],
+    head: &'m AtomicU64,
+}
+
+impl<'m> RingView<'m> {
+    /// A ring over `words`, whose consumer publishes its head in `head`.
+    ///
+    /// # Panics
+    ///
+    /// When the number of words is not a power of two or is less than four frames' alignment.
+    #[inline]
+    #[must_use]
+    pub fn new(words: &'m [AtomicU64], head: &'m AtomicU64) -> Self {
+        assert!(words.len().is_power_of_two());
+        assert!(words.len() as u64 * WORD_SIZE >= 4 * FRAME_ALIGNMENT);
+        Self { words, head }
+    }
+
+    /// Bytes of the ring, a power of two.
+    #[inline]
+    #[must_use]
+    pub fn capacity(&self) -> u64 {
+        self.words.len() as u64 * WORD_SIZE
+    }
+
+    /// Bytes from the ring's start to `position`.
+    #[inline]
+    fn offset(&self, position: Position) -> u64 {
+        position.0 & (self.capacity() - 1)
+    }
+
+    /// Index of the word at `position`.
+    #[inline]
+    fn index(&self, position: Position) -> usize {
+        // Note: cannot truncate: a ring is mapped memory, so its offsets fit a usize.
+        (position.0 / WORD_SIZE) as usize & (self.words.len() - 1)
+    }
+}
+
+/// Where a ring lies relative to the pages of its region; private to each side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Home {
+    /// Bytes from the ring's start to its home; also where the first frame stands.
+    pub offset: u64,
+    /// Bytes of the home; 0 where the ring has none and only walks on.
+    pub size: u64,
+    /// Bytes from the start of a page to the ring's start.
+    pub phase: u64,
+}
+
+impl Home {
+    /// No home: the ring is used evenly, from its start.
+    pub const NONE: Self = Self { offset: 0, size: 0, phase: 0 };
+
+    /// Position of the first frame.
+    #[must_use]
+    pub const fn start(&self) -> Position {
+        Position(self.offset)
+    }
+}
+
+#[cfg(all(test, not(annulus_loom)))]
+mod tests;

@@ -1,0 +1,229 @@
+//! The writing side of a ring.
+
+use thiserror::Error;
+
+use super::words::copy_in;
+use super::{Home, RingView};
+use crate::limits::{FRAME_ALIGNMENT, FRAME_HEADER_SIZE, PAGE_SIZE, WORD_SIZE};
+use crate::sync::Ordering::{Acquire, Relaxed, Release};
+use crate::wire::{Fault, FrameHeader, Position, payload_check, span};
+
+const HEADER_WORDS: usize = (FRAME_HEADER_SIZE / WORD_SIZE) as usize;
+
+/// Why a frame was not published. Nothing was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum PublishError {
+    /// The consumer has not freed enough space yet: try again after it has moved.
+    #[error("the ring is full")]
+    Full,
+    /// No state of this ring can take a frame of this size.
+    #[error("a frame of {span} bytes can never fit a ring of {capacity} bytes")]
+    TooLarge {
+        /// Bytes that the frame takes.
+        span: u64,
+        /// Bytes of the ring.
+        capacity: u64,
+    },
+    /// The consumer's head is not where it may be: close the connection.
+    #[error(transparent)]
+    Fault(#[from] Fault),
+}
+
+/// Publishes frames into the ring whose [`RingView`] each call is given (always the same ring).
+#[derive(Debug)]
+pub struct Producer {
+    /// Where the next header goes; always holds a zero word in the ring.
+    tail: Position,
+    /// The consumer's head when we last looked, found to be valid.
+    head: Position,
+    /// Up to here frames can be written without looking at anything: the end of the page or of the
+    /// space known to be free, whichever comes first.
+    clear_until: u64,
+    home: Home,
+    /// Fill in and let the peer verify [`payload_check`].
+    payload_checked: bool,
+}
+
+impl Producer {
+    /// A producer for an empty ring of zeros.
+    #[must_use]
+    pub const fn new(home: Home, payload_checked: bool) -> Self {
+        let start = home.start();
+        Self { tail: start, head: start, clear_until: 0, home, payload_checked }
+    }
+
+    /// Where the next frame will stand; everything before it is published.
+    #[must_use]
+    pub const fn tail(&self) -> Position {
+        self.tail
+    }
+
+    /// The consumer's head as last seen; it may have moved on.
+    #[must_use]
+    pub const fn head_seen(&self) -> Position {
+        self.head
+    }
+
+    /// Publishes one frame: `header` with its sizes and checks filled in, then `payload`.
+    ///
+    /// # Errors
+    ///
+    /// [`PublishError::Full`] is normal: nothing was written, the caller keeps its frame.
+    /// [`PublishError::TooLarge`]: this frame never fits. [`PublishError::Fault`]: close.
+    #[inline]
+    pub fn publish(
+        &mut self,
+        ring: RingView<'_>,
+        mut header: FrameHeader,
+        payload: &[u8],
+    ) -> Result<(), PublishError> {
+        let size = u32::try_from(payload.len()).map_err(|_| PublishError::TooLarge {
+            span: payload.len() as u64,
+            capacity: ring.capacity(),
+        })?;
+        let span = span(size);
+        if self.tail.0 + span + FRAME_ALIGNMENT > self.clear_until {
+            self.make_room(ring, span)?;
+        }
+        header.payload_size = size;
+        header.payload_check = if self.payload_checked { payload_check(payload) } else { 0 };
+        self.store(ring, header, payload, span);
+        Ok(())
+    }
+
+    /// Makes sure that the next frame of up to `span` bytes will be taken, so that whoever makes it
+    /// need not keep it. May publish padding.
+    ///
+    /// # Errors
+    ///
+    /// As [`Producer::publish`].
+    pub fn make_room(&mut self, ring: RingView<'_>, span: u64) -> Result<(), PublishError> {
+        let capacity = ring.capacity();
+        // One unit stays free for the zero behind the frame.
+        if span + FRAME_ALIGNMENT > capacity {
+            return Err(PublishError::TooLarge { span, capacity });
+        }
+        self.look_at_head(ring)?;
+        if self.head == self.tail {
+            self.go_home(ring, span);
+        }
+        let to_end = capacity - ring.offset(self.tail);
+        if span > to_end {
+            if self.tail.0 + to_end + FRAME_ALIGNMENT > self.head.0 + capacity {
+                return Err(PublishError::Full);
+            }
+            self.store(ring, FrameHeader::padding(to_end), &[], to_end);
+        }
+        self.clear_until = self.clear_end(ring);
+        if self.tail.0 + span + FRAME_ALIGNMENT > self.head.0 + capacity {
+            return Err(PublishError::Full);
+        }
+        Ok(())
+    }
+
+    /// True when frames of up to `span` bytes in all are sure to be taken, without a look at the
+    /// consumer's head where the space known to be free already says so.
+    ///
+    /// # Errors
+    ///
+    /// The [`Fault`] in the consumer's head.
+    #[inline]
+    pub fn has_room(&mut self, ring: RingView<'_>, span: u64) -> Result<bool, Fault> {
+        // Twice: in the worst case as much again is lost to padding before the ring's end.
+        let wanted = 2 * span + 2 * FRAME_ALIGNMENT;
+        if self.tail.0 + wanted <= self.head.0 + ring.capacity() {
+            return Ok(true);
+        }
+        self.look_at_head(ring)?;
+        if self.tail.0 + wanted <= self.head.0 + ring.capacity() {
+            return Ok(true);
+        }
+        // A frame of more than half the ring only fits in one place.
+        match self.make_room(ring, span) {
+            Ok(()) => Ok(true),
+            Err(PublishError::Full | PublishError::TooLarge { .. }) => Ok(false),
+            Err(PublishError::Fault(fault)) => Err(fault),
+        }
+    }
+
+    /// True when the consumer has taken everything.
+    ///
+    /// # Errors
+    ///
+    /// The [`Fault`] in the consumer's head.
+    pub fn is_drained(&mut self, ring: RingView<'_>) -> Result<bool, Fault> {
+        self.look_at_head(ring)?;
+        Ok(self.head == self.tail)
+    }
+
+    /// Reads the peer's head once and keeps it if it is possible.
+    fn look_at_head(&mut self, ring: RingView<'_>) -> Result<(), Fault> {
+        // Pairs with the store in `Consumer::release`: what it freed is no longer read.
+        let head = Position(ring.head.load(Acquire));
+        if head < self.head || head > self.tail || !head.0.is_multiple_of(FRAME_ALIGNMENT) {
+            return Err(Fault::HeadOverrun {
+                head: head.0,
+                oldest: self.head.0,
+                tail: self.tail.0,
+            });
+        }
+        self.head = head;
+        Ok(())
+    }
+
+    /// The ring is empty: when the page ends before the frame does, starts again at home.
+    fn go_home(&mut self, ring: RingView<'_>, span: u64) {
+        let needed = span + FRAME_ALIGNMENT;
+        if needed > self.home.size || self.tail.0 + needed <= self.clear_end(ring) {
+            return;
+        }
+        let distance = self.home.offset.wrapping_sub(self.tail.0) & (ring.capacity() - 1);
+        // What lies behind us is not free before the consumer has passed the padding.
+        if distance != 0 && distance + needed <= ring.capacity() {
+            self.store(ring, FrameHeader::padding(distance), &[], distance);
+        }
+    }
+
+    /// End of the page that holds the tail, of the ring, or of the free space.
+    fn clear_end(&self, ring: RingView<'_>) -> u64 {
+        let offset = ring.offset(self.tail);
+        let page_left = PAGE_SIZE - (offset + self.home.phase) % PAGE_SIZE;
+        let ring_left = ring.capacity() - offset;
+        (self.tail.0 + page_left.min(ring_left)).min(self.head.0 + ring.capacity())
+    }
+
+    /// Writes and publishes. The caller has made sure that `span` and one unit more are free, and
+    /// that the frame ends inside the ring (a padding frame may wrap: it has no payload).
+    #[inline]
+    fn store(&mut self, ring: RingView<'_>, header: FrameHeader, payload: &[u8], span: u64) {
+        let next = Position(self.tail.0 + span);
+        ring.words[ring.index(next)].store(0, Relaxed);
+
+        let frame = &ring.words[ring.index(self.tail)..];
+        let (target, body) = frame.split_at(HEADER_WORDS);
+        copy_in(body, payload);
+        let words = header.sealed(self.tail);
+        for (target, word) in target.iter().zip(words).skip(1) {
+            target.store(word, Relaxed);
+        }
+        // Publishes all of the above; pairs with the load in `Consumer::poll`.
+        target[0].store(words[0], Release);
+        self.tail = next;
+        self.claim_ahead(ring);
+    }
+
+    /// Stores zeros into the two lines behind the next header's, where those are free.
+    ///
+    /// Nobody reads them yet: this takes the lines away from the consumer's cache now, while we
+    /// would only wait, instead of at the next publish. Measured on a 64-byte round trip: 201 ns with
+    /// it, 271 ns without, 120 ns being the bare cache-line limit of the same run.
+    #[inline]
+    fn claim_ahead(&self, ring: RingView<'_>) {
+        if self.tail.0 + 3 * FRAME_ALIGNMENT <= self.clear_until {
+            let line = (FRAME_ALIGNMENT / WORD_SIZE) as usize;
+            let next = ring.index(self.tail);
+            ring.words[next + line].store(0, Relaxed);
+            ring.words[next + 2 * line].store(0, Relaxed);
+        }
+    }
+}

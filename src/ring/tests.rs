@@ -1,0 +1,285 @@
+//! The ring against an oracle, at its bounds, and against a peer that lies.
+
+use std::collections::VecDeque;
+
+use super::*;
+use crate::limits::{HOME_SIZE, PAGE_SIZE};
+use crate::sync::Ordering::Relaxed;
+use crate::wire::{Fault, FrameHeader, MessageType, span};
+
+struct Memory {
+    words: Vec<AtomicU64>,
+    head: AtomicU64,
+}
+
+impl Memory {
+    fn new(capacity: u64, home: Home) -> Self {
+        let words = (0..capacity / WORD_SIZE).map(|_| AtomicU64::new(0)).collect();
+        Self { words, head: AtomicU64::new(home.offset) }
+    }
+
+    fn view(&self) -> RingView<'_> {
+        RingView::new(&self.words, &self.head)
+    }
+}
+
+fn request(id: u64) -> FrameHeader {
+    FrameHeader::request(MessageType::ECHO, id)
+}
+
+fn take(consumer: &mut Consumer, ring: RingView<'_>) -> Result<Option<(u64, Vec<u8>)>, Fault> {
+    let Some(header) = consumer.poll(ring)? else {
+        return Ok(None);
+    };
+    let mut payload = vec![0; header.payload_size as usize];
+    consumer.copy_payload(ring, &header, &mut payload)?;
+    consumer.release(ring, &header);
+    Ok(Some((header.request_id, payload)))
+}
+
+/// What the two sides of a ring can do, for the oracle here and for fuzzing.
+#[derive(Clone, Copy, Debug)]
+enum Operation {
+    Publish(u32),
+    Consume,
+}
+
+/// A seeded sequence of operations (xorshift64*), sizes skewed to small.
+fn operations(seed: u64, count: usize, size_max: u32) -> impl Iterator<Item = Operation> {
+    let mut state = seed | 1;
+    (0..count).map(move |_| {
+        state ^= state >> 12;
+        state ^= state << 25;
+        state ^= state >> 27;
+        let draw = state.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 32;
+        let size = if draw.is_multiple_of(8) { size_max } else { size_max.min(200) };
+        if draw & 16 == 0 {
+            Operation::Publish((draw >> 5) as u32 % (size + 1))
+        } else {
+            Operation::Consume
+        }
+    })
+}
+
+fn same_history_as_a_queue(capacity: u64, home: Home, seed: u64, checked: bool) {
+    let memory = Memory::new(capacity, home);
+    let ring = memory.view();
+    let mut producer = Producer::new(home, checked);
+    let mut consumer = Consumer::new(home, checked);
+    let mut oracle = VecDeque::new();
+    let size_max = u32::try_from(capacity - FRAME_ALIGNMENT - 32).unwrap();
+
+    for (step, operation) in operations(seed, 4000, size_max).enumerate() {
+        match operation {
+            Operation::Publish(size) => {
+                let payload: Vec<u8> = (0..size).map(|i| (i as u8) ^ (step as u8)).collect();
+                match producer.publish(ring, request(step as u64), &payload) {
+                    Ok(()) => oracle.push_back((step as u64, payload)),
+                    Err(PublishError::Full) => assert!(
+                        !producer.is_drained(ring).unwrap() || !oracle.is_empty(),
+                        "seed {seed}: an empty ring is never full"
+                    ),
+                    Err(error) => panic!("seed {seed}, step {step}: {error}"),
+                }
+            }
+            Operation::Consume => {
+                assert_eq!(take(&mut consumer, ring), Ok(oracle.pop_front()), "seed {seed}");
+            }
+        }
+    }
+    while let Some(expected) = oracle.pop_front() {
+        assert_eq!(take(&mut consumer, ring), Ok(Some(expected)), "seed {seed}");
+    }
+    assert_eq!(take(&mut consumer, ring), Ok(None));
+    assert!(producer.is_drained(ring).unwrap());
+}
+
+#[test]
+fn any_sequence_has_the_history_of_a_queue() {
+    let at_end = Home { offset: (1 << 14) - HOME_SIZE, size: HOME_SIZE, phase: HOME_SIZE };
+    let at_start = Home { offset: 0, size: HOME_SIZE, phase: PAGE_SIZE - HOME_SIZE };
+    for seed in 1..=40 {
+        same_history_as_a_queue(256, Home::NONE, seed, seed % 2 == 0);
+        same_history_as_a_queue(1 << 14, at_end, seed, seed % 2 == 0);
+        same_history_as_a_queue(1 << 14, at_start, seed, seed % 2 == 0);
+    }
+}
+
+#[test]
+fn full_ring_returns_the_frame_and_takes_it_later() {
+    let memory = Memory::new(256, Home::NONE);
+    let ring = memory.view();
+    let (mut producer, mut consumer) =
+        (Producer::new(Home::NONE, false), Consumer::new(Home::NONE, false));
+    // Three units of four: the last stays free for the zero behind a frame.
+    for id in 0..3 {
+        producer.publish(ring, request(id), &[0; 32]).unwrap();
+    }
+    assert_eq!(producer.publish(ring, request(3), &[]), Err(PublishError::Full));
+    assert_eq!(take(&mut consumer, ring).unwrap().unwrap().0, 0);
+    producer.publish(ring, request(3), &[]).unwrap();
+    for id in 1..=3 {
+        assert_eq!(take(&mut consumer, ring).unwrap().unwrap().0, id);
+    }
+}
+
+#[test]
+fn a_frame_as_large_as_the_ring_passes_wherever_the_ring_stands() {
+    let memory = Memory::new(1024, Home::NONE);
+    let ring = memory.view();
+    let (mut producer, mut consumer) =
+        (Producer::new(Home::NONE, false), Consumer::new(Home::NONE, false));
+    let largest = vec![7; 1024 - 64 - 32];
+    for round in 0..40 {
+        producer.publish(ring, request(round), b"small").unwrap();
+        assert!(take(&mut consumer, ring).unwrap().is_some());
+        // It may need two tries: one puts the padding down, the consumer passes it.
+        while producer.publish(ring, request(round), &largest).is_err() {
+            assert_eq!(take(&mut consumer, ring), Ok(None));
+        }
+        assert_eq!(take(&mut consumer, ring).unwrap().unwrap().1, largest);
+    }
+    let too_large = vec![7; 1024 - 32];
+    let refused = producer.publish(ring, request(0), &too_large);
+    assert_eq!(refused, Err(PublishError::TooLarge { span: 1024, capacity: 1024 }));
+}
+
+#[test]
+fn room_that_was_promised_is_there() {
+    let memory = Memory::new(1 << 14, Home::NONE);
+    let ring = memory.view();
+    let (mut producer, mut consumer) =
+        (Producer::new(Home::NONE, false), Consumer::new(Home::NONE, false));
+    for operation in operations(11, 4000, 12_000) {
+        match operation {
+            Operation::Publish(size) => {
+                if producer.has_room(ring, span(size)).unwrap() {
+                    producer.publish(ring, request(1), &vec![0; size as usize]).unwrap();
+                }
+            }
+            Operation::Consume => {
+                take(&mut consumer, ring).unwrap();
+            }
+        }
+    }
+}
+
+#[test]
+fn a_quiet_ring_stays_on_one_page() {
+    for home in [
+        Home { offset: (1 << 16) - HOME_SIZE, size: HOME_SIZE, phase: HOME_SIZE },
+        Home { offset: 0, size: HOME_SIZE, phase: PAGE_SIZE - HOME_SIZE },
+    ] {
+        let memory = Memory::new(1 << 16, home);
+        let ring = memory.view();
+        let (mut producer, mut consumer) = (Producer::new(home, false), Consumer::new(home, false));
+        for id in 0..10_000 {
+            producer.publish(ring, request(id), &[1; 64]).unwrap();
+            assert_eq!(take(&mut consumer, ring).unwrap().unwrap().0, id);
+        }
+        let touched = memory.words.iter().enumerate().filter(|(_, word)| word.load(Relaxed) != 0);
+        for (index, _) in touched {
+            let offset = index as u64 * WORD_SIZE;
+            assert!((home.offset..home.offset + HOME_SIZE).contains(&offset), "offset {offset}");
+        }
+        // Positions ran on through many laps.
+        assert!(producer.tail().0 > 100 << 16);
+    }
+}
+
+#[test]
+fn a_head_that_runs_away_or_back_is_a_fault() {
+    let memory = Memory::new(256, Home::NONE);
+    let ring = memory.view();
+    for wrong in [64 * 9, u64::MAX, 1, 7] {
+        memory.head.store(wrong, Relaxed);
+        let mut producer = Producer::new(Home::NONE, false);
+        let refused = producer.publish(ring, request(0), &[]);
+        let fault = Fault::HeadOverrun { head: wrong, oldest: 0, tail: 0 };
+        assert_eq!(refused, Err(PublishError::Fault(fault)));
+    }
+    memory.head.store(0, Relaxed);
+    let mut producer = Producer::new(Home::NONE, false);
+    producer.publish(ring, request(0), &[]).unwrap();
+    memory.head.store(64, Relaxed);
+    assert!(producer.is_drained(ring).unwrap());
+    memory.head.store(0, Relaxed);
+    let back = Fault::HeadOverrun { head: 0, oldest: 64, tail: 64 };
+    assert_eq!(producer.is_drained(ring), Err(back));
+}
+
+#[test]
+fn every_flipped_bit_of_a_published_header_is_a_fault_or_nothing() {
+    for bit in 0..256 {
+        let memory = Memory::new(256, Home::NONE);
+        let ring = memory.view();
+        let mut producer = Producer::new(Home::NONE, false);
+        producer.publish(ring, request(5), b"payload").unwrap();
+        let word = &memory.words[bit / 64];
+        word.store(word.load(Relaxed) ^ (1 << (bit % 64)), Relaxed);
+        let mut consumer = Consumer::new(Home::NONE, false);
+        assert!(consumer.poll(ring).is_err(), "bit {bit}");
+        assert_eq!(consumer.head(), Position(0));
+    }
+}
+
+#[test]
+fn a_frame_that_crosses_the_end_is_a_fault_even_with_a_valid_check() {
+    let memory = Memory::new(256, Home::NONE);
+    let ring = memory.view();
+    for size in [225, 4096, u32::MAX] {
+        let mut header = request(1);
+        header.payload_size = size;
+        for (word, value) in memory.words.iter().zip(header.sealed(Position(0))) {
+            word.store(value, Relaxed);
+        }
+        let fault = Consumer::new(Home::NONE, false).poll(ring).unwrap_err();
+        assert_eq!(fault, Fault::FrameOverrun { span: span(size), available: 256 });
+    }
+}
+
+#[test]
+fn endless_or_crooked_padding_is_a_fault() {
+    let memory = Memory::new(256, Home::NONE);
+    let ring = memory.view();
+    let place = |position: Position, header: FrameHeader| {
+        let index = ring.index(position);
+        for (word, value) in memory.words[index..].iter().zip(header.sealed(position)) {
+            word.store(value, Relaxed);
+        }
+    };
+    for unit in 0..4 {
+        place(Position(unit * 64), FrameHeader::padding(64));
+    }
+    let fault = Consumer::new(Home::NONE, false).poll(ring).unwrap_err();
+    assert_eq!(fault, Fault::Padding { span: 0, capacity: 256 });
+
+    for span in [72, 320] {
+        place(Position(0), FrameHeader::padding(span));
+        let fault = Consumer::new(Home::NONE, false).poll(ring).unwrap_err();
+        assert_eq!(fault, Fault::Padding { span, capacity: 256 });
+    }
+}
+
+#[test]
+fn a_payload_that_changed_is_a_fault_where_payloads_are_checked() {
+    let memory = Memory::new(256, Home::NONE);
+    let ring = memory.view();
+    Producer::new(Home::NONE, true).publish(ring, request(1), b"payload!").unwrap();
+    memory.words[4].store(0, Relaxed);
+    let fault = take(&mut Consumer::new(Home::NONE, true), ring).unwrap_err();
+    assert!(matches!(fault, Fault::PayloadCheck { .. }));
+    assert!(take(&mut Consumer::new(Home::NONE, false), ring).is_ok());
+}
+
+#[test]
+fn a_producer_that_dies_in_mid_frame_leaves_nothing() {
+    let memory = Memory::new(256, Home::NONE);
+    let ring = memory.view();
+    // Everything of the frame but the first word, in the order in which `store` writes.
+    let words = request(1).sealed(Position(0));
+    for index in 1..4 {
+        memory.words[index].store(words[index], Relaxed);
+        assert_eq!(Consumer::new(Home::NONE, false).poll(ring), Ok(None));
+    }
+}
