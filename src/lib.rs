@@ -3,6 +3,7 @@
 
 pub mod checksum;
 pub mod limits;
+pub mod region;
 pub mod ring;
 pub mod sync;
 pub mod wire;

@@ -1,0 +1,218 @@
+//! Where everything lies in a region.
+//!
+//! ```text
+//! file offset
+//! 0                    slack, so that the request ring ends on the home page
+//! HOME_SIZE            request ring ───────────────────────────────┐
+//! R                    ┌ home page ─────────────────────────────┐  │ R bytes
+//!                      │ last HOME_SIZE bytes of the request ring  ┘
+//! R + HOME_SIZE        │ shared header: six cache lines         │
+//! R + HOME_SIZE + 384  │ first HOME_SIZE bytes of the response ring ┐
+//! R + 4096             └────────────────────────────────────────┘   │ S bytes
+//!                      response ring ────────────────────────────────┘
+//! R + S + 4096         end of the region
+//! ```
+//!
+//! So one mapping without a branch in it holds two rings of any size, and a quiet connection lives
+//! on one page. The invariant to remember: each line of the shared header has one writer.
+
+use crate::limits::{
+    FRAME_ALIGNMENT, HOME_SIZE, LINE_SIZE, PAGE_SIZE, REGION_HEADER_SIZE, WORD_SIZE,
+};
+use crate::ring::{Home, ParkFlag, RingView};
+use crate::sync::{AtomicU64, Ordering::Relaxed};
+
+/// `b"ANNULUS1"` as a little-endian number: first word of the shared header.
+pub const REGION_MAGIC: u64 = u64::from_le_bytes(*b"ANNULUS1");
+
+const LINE: usize = (LINE_SIZE / WORD_SIZE) as usize;
+
+/// Capacities of a region's two rings; each side keeps its own copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RegionLayout {
+    request_capacity: u64,
+    response_capacity: u64,
+}
+
+impl RegionLayout {
+    /// The layout for rings of these capacities, in bytes.
+    ///
+    /// # Panics
+    ///
+    /// When a capacity is not a power of two of at least a page; a handshake is checked before.
+    #[must_use]
+    pub const fn new(request_capacity: u64, response_capacity: u64) -> Self {
+        assert!(request_capacity.is_power_of_two() && request_capacity >= PAGE_SIZE);
+        assert!(response_capacity.is_power_of_two() && response_capacity >= PAGE_SIZE);
+        Self { request_capacity, response_capacity }
+    }
+
+    /// Bytes of the whole region.
+    #[must_use]
+    pub const fn size(&self) -> u64 {
+        self.request_capacity + self.response_capacity + PAGE_SIZE
+    }
+
+    /// Bytes of the request ring.
+    #[must_use]
+    pub const fn request_capacity(&self) -> u64 {
+        self.request_capacity
+    }
+
+    /// Bytes of the response ring.
+    #[must_use]
+    pub const fn response_capacity(&self) -> u64 {
+        self.response_capacity
+    }
+
+    /// Home of the request ring: its end.
+    #[must_use]
+    pub const fn request_home(&self) -> Home {
+        Home { offset: self.request_capacity - HOME_SIZE, size: HOME_SIZE, phase: HOME_SIZE }
+    }
+
+    /// Home of the response ring: its start.
+    #[must_use]
+    pub const fn response_home(&self) -> Home {
+        Home { offset: 0, size: HOME_SIZE, phase: HOME_SIZE + REGION_HEADER_SIZE }
+    }
+
+    /// File offset of the request ring.
+    #[must_use]
+    pub const fn request_offset(&self) -> u64 {
+        HOME_SIZE
+    }
+
+    /// File offset of the shared header.
+    #[must_use]
+    pub const fn header_offset(&self) -> u64 {
+        self.request_capacity + HOME_SIZE
+    }
+
+    /// File offset of the response ring.
+    #[must_use]
+    pub const fn response_offset(&self) -> u64 {
+        self.header_offset() + REGION_HEADER_SIZE
+    }
+}
+
+static_assertions::const_assert!(HOME_SIZE.is_multiple_of(FRAME_ALIGNMENT));
+
+/// A region's words, borrowed, with the layout that gives them meaning.
+#[derive(Clone, Copy)]
+pub struct RegionView<'m> {
+    words: &'m [AtomicU64],
+    layout: RegionLayout,
+}
+
+impl<'m> RegionView<'m> {
+    /// A view of `words`, which hold the whole region.
+    ///
+    /// # Panics
+    ///
+    /// When `words` is shorter than the layout needs.
+    #[inline]
+    #[must_use]
+    pub fn new(words: &'m [AtomicU64], layout: RegionLayout) -> Self {
+        assert!(words.len() as u64 * WORD_SIZE >= layout.size());
+        Self { words, layout }
+    }
+
+    /// Client to daemon.
+    #[inline]
+    #[must_use]
+    pub fn request_ring(&self) -> RingView<'m> {
+        self.ring(self.layout.request_offset(), self.layout.request_capacity, Line::RequestHead)
+    }
+
+    /// Daemon to client.
+    #[inline]
+    #[must_use]
+    pub fn response_ring(&self) -> RingView<'m> {
+        self.ring(self.layout.response_offset(), self.layout.response_capacity, Line::ResponseHead)
+    }
+
+    /// Set while the client is parked.
+    #[inline]
+    #[must_use]
+    pub fn client_parked(&self) -> ParkFlag<'m> {
+        ParkFlag::new(self.line(Line::ClientParked))
+    }
+
+    /// Set while the daemon does not poll this connection.
+    #[inline]
+    #[must_use]
+    pub fn daemon_parked(&self) -> ParkFlag<'m> {
+        ParkFlag::new(self.line(Line::DaemonParked))
+    }
+
+    /// Client, once, on fresh memory: writes the constants and where both rings begin.
+    pub fn initialize(&self) {
+        let constants = self.index(self.layout.header_offset());
+        let values = [REGION_MAGIC, self.layout.request_capacity, self.layout.response_capacity];
+        for (word, value) in self.words[constants..].iter().zip(values) {
+            word.store(value, Relaxed);
+        }
+        // The socket message that passes the region publishes these stores.
+        self.line(Line::RequestHead).store(self.layout.request_home().offset, Relaxed);
+        self.line(Line::ResponseHead).store(self.layout.response_home().offset, Relaxed);
+        // Nobody polls before the handshake is over.
+        self.line(Line::DaemonParked).store(1, Relaxed);
+    }
+
+    #[inline]
+    fn ring(&self, offset: u64, capacity: u64, head: Line) -> RingView<'m> {
+        let start = self.index(offset);
+        let count = self.index(capacity);
+        RingView::new(&self.words[start..start + count], self.line(head))
+    }
+
+    #[inline]
+    fn line(&self, line: Line) -> &'m AtomicU64 {
+        &self.words[self.index(self.layout.header_offset()) + line as usize * LINE]
+    }
+
+    #[inline]
+    #[expect(clippy::unused_self, reason = "reads as a property of the region")]
+    fn index(&self, offset: u64) -> usize {
+        // Note: cannot truncate: offsets lie inside mapped memory.
+        (offset / WORD_SIZE) as usize
+    }
+}
+
+/// The shared header's lines: the first has constants, each other has one word and one writer.
+#[derive(Clone, Copy)]
+enum Line {
+    /// The client's: where it consumes the response ring.
+    ResponseHead = 1,
+    /// The client sets it, the daemon clears it.
+    ClientParked = 2,
+    /// The daemon's: where it consumes the request ring.
+    RequestHead = 3,
+    /// The daemon sets it, the client clears it.
+    DaemonParked = 4,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_homes_and_the_header_share_one_page() {
+        let layout = RegionLayout::new(1 << 20, 1 << 16);
+        let request_home = layout.request_offset() + layout.request_home().offset;
+        let response_home = layout.response_offset() + layout.response_home().offset;
+        let page = request_home / PAGE_SIZE;
+        assert!(request_home.is_multiple_of(PAGE_SIZE));
+        assert_eq!(layout.header_offset() / PAGE_SIZE, page);
+        assert_eq!((response_home + HOME_SIZE - 1) / PAGE_SIZE, page);
+        assert!(layout.response_offset() + layout.response_capacity() <= layout.size());
+    }
+
+    #[test]
+    fn phases_say_where_the_rings_start_in_their_pages() {
+        let layout = RegionLayout::new(1 << 20, 1 << 16);
+        assert_eq!(layout.request_offset() % PAGE_SIZE, layout.request_home().phase);
+        assert_eq!(layout.response_offset() % PAGE_SIZE, layout.response_home().phase);
+    }
+}

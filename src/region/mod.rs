@@ -1,0 +1,72 @@
+//! The shared mapping of one connection: a memfd that the client makes and the daemon checks.
+//!
+//! The invariant to remember: memory that a peer can write is only ever seen as atomics, and its
+//! size is sealed before it is mapped, so that no access can fault.
+
+mod descriptor;
+mod doorbell;
+mod layout;
+mod mapping;
+
+pub use descriptor::{check_doorbell, check_region, create_region_file};
+pub use doorbell::Doorbell;
+pub use layout::{REGION_MAGIC, RegionLayout, RegionView};
+pub use mapping::Mapping;
+
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+/// A mapped region: the memory and the layout that gives it meaning.
+#[derive(Debug)]
+pub struct Region {
+    mapping: Mapping,
+    layout: RegionLayout,
+}
+
+impl Region {
+    /// Client: makes a fresh region and the sealed memfd to pass to the daemon.
+    ///
+    /// # Errors
+    ///
+    /// The system's, when it has no memory or no descriptors left.
+    pub fn create(layout: RegionLayout) -> io::Result<(Self, OwnedFd)> {
+        let file = create_region_file(layout.size())?;
+        let region = Self { mapping: Mapping::shared(&file, layout.size())?, layout };
+        region.view().initialize();
+        Ok((region, file))
+    }
+
+    /// Daemon: maps the region behind `file`, which [`check_region`] has accepted for `layout`.
+    ///
+    /// # Errors
+    ///
+    /// The system's. A memfd that the client sealed against future writes is refused here.
+    pub fn map(file: BorrowedFd<'_>, layout: RegionLayout) -> io::Result<Self> {
+        Ok(Self { mapping: Mapping::shared(file, layout.size())?, layout })
+    }
+
+    /// The region's rings and flags.
+    #[inline]
+    #[must_use]
+    pub fn view(&self) -> RegionView<'_> {
+        RegionView::new(self.mapping.words(), self.layout)
+    }
+
+    /// The region's layout.
+    #[must_use]
+    pub const fn layout(&self) -> RegionLayout {
+        self.layout
+    }
+
+    /// Gives whole pages between two file offsets back to the kernel; they read as zeros again.
+    ///
+    /// Only the client does this: the memory is its own, and a system call on memory that a peer
+    /// holds could make the caller wait.
+    ///
+    /// # Errors
+    ///
+    /// The system's.
+    pub fn give_back(&self, start: u64, end: u64) -> io::Result<()> {
+        self.mapping.give_back(start, end)
+    }
+}
