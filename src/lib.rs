@@ -3,6 +3,7 @@
 
 pub mod checksum;
 pub mod limits;
+pub mod pool;
 pub mod region;
 pub mod ring;
 pub mod sync;

@@ -1,0 +1,179 @@
+//! Exclusive use of a pooled buffer, given back on drop. One of the few files with `unsafe`.
+#![allow(unsafe_code)]
+
+use std::fmt;
+use std::mem::ManuallyDrop;
+use std::ops::{Deref, DerefMut};
+
+use super::{BufferPool, TierIndex};
+
+/// A buffer that is yours until you drop it, on any thread.
+///
+/// Its bytes are whatever the last holder left: fill it before you read it.
+pub struct Lease {
+    pool: BufferPool,
+    tier: TierIndex,
+    index: u32,
+    size: usize,
+}
+
+/// A lease on its way through a ring to another thread: as numbers.
+///
+/// A token that is lost keeps its buffer leased for ever; it is turned back exactly once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeaseToken(pub(crate) u64);
+
+impl Lease {
+    /// The caller has just taken `index` from the tier's free set.
+    pub(super) fn new(pool: BufferPool, tier: TierIndex, index: u32, size: usize) -> Self {
+        debug_assert!(size as u64 <= pool.inner.sizes.buffer_size[tier as usize]);
+        Self { pool, tier, index, size }
+    }
+
+    /// Turns the lease into a token; nothing is given back.
+    #[must_use]
+    pub fn into_token(self) -> LeaseToken {
+        let lease = ManuallyDrop::new(self);
+        // SAFETY: `read` needs a valid value that is not used again: `lease` is never dropped, so
+        // the pool's count is taken over here and dropped here.
+        drop(unsafe { std::ptr::read(&raw const lease.pool) });
+        LeaseToken(lease.size as u64 | (u64::from(lease.index) << 40) | ((lease.tier as u64) << 62))
+    }
+
+    /// Turns a token of `pool` back into its lease.
+    ///
+    /// # Panics
+    ///
+    /// When the token does not name a buffer of this pool that is leased: a bug in the daemon.
+    #[must_use]
+    pub(crate) fn from_token(pool: &BufferPool, token: LeaseToken) -> Self {
+        let tier = TierIndex::ALL[(token.0 >> 62) as usize];
+        let index = (token.0 >> 40) as u32 & 0x003F_FFFF;
+        let size = (token.0 & ((1 << 40) - 1)) as usize;
+        assert!(index < pool.count(tier));
+        assert!(size as u64 <= pool.inner.sizes.buffer_size[tier as usize]);
+        Self { pool: pool.clone(), tier, index, size }
+    }
+
+    /// Which tier the buffer came from.
+    #[must_use]
+    pub const fn tier(&self) -> TierIndex {
+        self.tier
+    }
+
+    fn start(&self) -> *mut u8 {
+        let offset = self.pool.offset(self.tier, self.index) as usize;
+        // SAFETY: `add` needs an offset inside the mapping: `index` is below the tier's count (it
+        // came from the tier's free set), and the mapping holds all tiers (`BufferPool::new`).
+        unsafe { self.pool.inner.memory.as_mut_ptr().add(offset) }
+    }
+}
+
+impl Deref for Lease {
+    type Target = [u8];
+
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        // SAFETY: `size` bytes from `start` lie in the mapping (`size` is at most the tier's buffer
+        // size, checked where a lease is made), and nobody else can reach them: the buffer's bit is
+        // taken until this lease drops, `Bitmap::take` being the only way to it.
+        unsafe { std::slice::from_raw_parts(self.start(), self.size) }
+    }
+}
+
+impl DerefMut for Lease {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `deref`; `&mut self` makes it exclusive.
+        unsafe { std::slice::from_raw_parts_mut(self.start(), self.size) }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.pool.give_back(self.tier, self.index);
+    }
+}
+
+impl fmt::Debug for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The bytes may be somebody's prompt.
+        f.debug_struct("Lease")
+            .field("tier", &self.tier)
+            .field("size", &self.size)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(all(test, not(annulus_loom)))]
+mod tests {
+    use super::*;
+    use crate::pool::PoolSizes;
+
+    fn pool() -> BufferPool {
+        BufferPool::new(PoolSizes {
+            buffer_size: [4 << 10, 64 << 10, 1 << 20, 10 << 20],
+            count: [3, 2, 1, 1],
+        })
+        .unwrap()
+    }
+
+    #[test]
+    fn the_smallest_tier_that_fits_serves_and_larger_ones_help_out() {
+        let pool = pool();
+        let leases: Vec<Lease> = (0..4).map(|_| pool.lease(100).unwrap()).collect();
+        let tiers: Vec<TierIndex> = leases.iter().map(Lease::tier).collect();
+        assert_eq!(
+            tiers,
+            [TierIndex::Small, TierIndex::Small, TierIndex::Small, TierIndex::Medium]
+        );
+        assert_eq!(pool.lease(4097).unwrap().tier(), TierIndex::Medium);
+        assert!(pool.lease((10 << 20) + 1).is_none());
+    }
+
+    #[test]
+    fn an_empty_pool_says_so_and_recovers() {
+        let pool = pool();
+        let held: Vec<Lease> = std::iter::from_fn(|| pool.lease(1)).collect();
+        assert_eq!(held.len(), 7);
+        drop(held);
+        assert_eq!(TierIndex::ALL.map(|tier| pool.free_count(tier)), [3, 2, 1, 1]);
+    }
+
+    #[test]
+    fn leases_do_not_overlap() {
+        let pool = pool();
+        let mut held: Vec<Lease> = std::iter::from_fn(|| pool.lease(4096)).collect();
+        for (lease, mark) in held.iter_mut().zip(1_u8..) {
+            lease.fill(mark);
+        }
+        for (lease, mark) in held.iter().zip(1_u8..) {
+            assert!(lease.iter().all(|byte| *byte == mark));
+        }
+    }
+
+    #[test]
+    fn a_token_carries_a_lease_to_another_thread() {
+        let pool = pool();
+        let mut lease = pool.lease(70_000).unwrap();
+        lease.fill(9);
+        let token = lease.into_token();
+        let there = pool.clone();
+        std::thread::spawn(move || {
+            let lease = Lease::from_token(&there, token);
+            assert_eq!((lease.len(), lease[69_999], lease.tier()), (70_000, 9, TierIndex::Large));
+        })
+        .join()
+        .unwrap();
+        assert_eq!(pool.free_count(TierIndex::Large), 1);
+    }
+
+    #[test]
+    fn the_mapped_tier_gives_its_pages_back() {
+        let pool = pool();
+        let mut lease = pool.lease(10 << 20).unwrap();
+        lease.fill(1);
+        drop(lease);
+        assert!(pool.lease(10 << 20).unwrap().iter().all(|byte| *byte == 0));
+    }
+}

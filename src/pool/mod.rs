@@ -1,0 +1,159 @@
+//! Buffers for payloads that must outlive their frame: four tiers, made at start-up, leased out.
+//!
+//! A data shard copies a frame's payload into a [`Lease`] and hands it to a worker executor on
+//! another thread; dropping the lease there gives the buffer back. Nothing here allocates after
+//! start-up, and nothing waits: when a tier and the tiers above it have nothing free, the caller
+//! gets `None` and leaves the frame in its ring.
+//!
+//! The invariant to remember: a buffer is leased exactly while its bit in `free` is zero.
+
+mod bitmap;
+mod lease;
+
+pub use lease::{Lease, LeaseToken};
+
+use std::io;
+
+use bitmap::Bitmap;
+
+use crate::limits::PAGE_SIZE;
+use crate::region::Mapping;
+use crate::sync::Arc;
+
+/// Which tier a buffer belongs to, smallest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TierIndex {
+    /// 4 KiB.
+    Small,
+    /// 64 KiB.
+    Medium,
+    /// 1 MiB.
+    Large,
+    /// The largest message; its pages go back to the kernel after each use.
+    Mapped,
+}
+
+impl TierIndex {
+    /// Every tier, smallest first.
+    pub const ALL: [Self; 4] = [Self::Small, Self::Medium, Self::Large, Self::Mapped];
+}
+
+/// How many buffers of what size each tier of a [`BufferPool`] holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PoolSizes {
+    /// Bytes of one buffer, for each tier.
+    pub buffer_size: [u64; 4],
+    /// Buffers, for each tier.
+    pub count: [u32; 4],
+}
+
+impl PoolSizes {
+    /// The tiers for `buffer_pool_size` buffers in all of them but the mapped one, and messages of up
+    /// to `message_size_max` bytes.
+    ///
+    /// Of every twelve buffers eight are small, three medium and one large, at least one each.
+    #[must_use]
+    pub const fn for_config(buffer_pool_size: u32, message_size_max: u32) -> Self {
+        let large = at_least_one(buffer_pool_size / 12);
+        let medium = at_least_one(buffer_pool_size / 4);
+        let small = at_least_one(buffer_pool_size.saturating_sub(large + medium));
+        let largest = (message_size_max as u64).next_multiple_of(PAGE_SIZE);
+        Self {
+            buffer_size: [4 << 10, 64 << 10, 1 << 20, largest],
+            count: [small, medium, large, 4],
+        }
+    }
+
+    const fn tier_size(&self, tier: usize) -> u64 {
+        self.buffer_size[tier] * self.count[tier] as u64
+    }
+}
+
+const fn at_least_one(count: u32) -> u32 {
+    if count == 0 { 1 } else { count }
+}
+
+/// The pool. Cloning it shares it.
+#[derive(Clone, Debug)]
+pub struct BufferPool {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    /// All buffers, tier after tier; untouched pages cost nothing.
+    memory: Mapping,
+    sizes: PoolSizes,
+    /// One bit a buffer, set while it is free.
+    free: [Bitmap; 4],
+}
+
+impl BufferPool {
+    /// A pool of these sizes; reserves address space, touches only its bitmaps.
+    ///
+    /// # Errors
+    ///
+    /// The system's, when the address space cannot be had.
+    ///
+    /// # Panics
+    ///
+    /// When a buffer size is not a multiple of the page, or the tiers are not in growing order.
+    pub fn new(sizes: PoolSizes) -> io::Result<Self> {
+        assert!(sizes.buffer_size.iter().all(|size| *size > 0 && size.is_multiple_of(PAGE_SIZE)));
+        let total = (0..TierIndex::ALL.len()).map(|tier| sizes.tier_size(tier)).sum();
+        let memory = Mapping::private(total)?;
+        let free = sizes.count.map(Bitmap::all_set);
+        Ok(Self { inner: Arc::new(Inner { memory, sizes, free }) })
+    }
+
+    /// Leases a buffer of at least `size` bytes: from the smallest tier that fits, or the next one
+    /// that has any free. The lease is `size` bytes long.
+    ///
+    /// `None`: nothing that large is free now, or ever (see [`BufferPool::buffer_size_max`]).
+    #[must_use]
+    pub fn lease(&self, size: usize) -> Option<Lease> {
+        TierIndex::ALL
+            .into_iter()
+            .filter(|tier| self.inner.sizes.buffer_size[*tier as usize] >= size as u64)
+            .find_map(|tier| {
+                let index = self.inner.free[tier as usize].take()?;
+                Some(Lease::new(self.clone(), tier, index, size))
+            })
+    }
+
+    /// Bytes of the largest lease.
+    #[must_use]
+    pub fn buffer_size_max(&self) -> u64 {
+        self.inner.sizes.buffer_size[TierIndex::Mapped as usize]
+    }
+
+    /// Buffers of `tier` that are free now; other threads may change it at once.
+    #[must_use]
+    pub fn free_count(&self, tier: TierIndex) -> u32 {
+        self.inner.free[tier as usize].count()
+    }
+
+    /// Buffers of `tier` in all.
+    #[must_use]
+    pub fn count(&self, tier: TierIndex) -> u32 {
+        self.inner.sizes.count[tier as usize]
+    }
+
+    /// Offset of a buffer in `memory`.
+    fn offset(&self, tier: TierIndex, index: u32) -> u64 {
+        let tier = tier as usize;
+        let before: u64 = (0..tier).map(|lower| self.inner.sizes.tier_size(lower)).sum();
+        before + u64::from(index) * self.inner.sizes.buffer_size[tier]
+    }
+
+    /// Takes a buffer back. Called once for each lease, by its drop.
+    fn give_back(&self, tier: TierIndex, index: u32) {
+        if tier == TierIndex::Mapped {
+            let start = self.offset(tier, index);
+            let end = start + self.inner.sizes.buffer_size[tier as usize];
+            // A failure leaves the pages where they are: memory is kept longer, nothing is wrong.
+            let _ = self.inner.memory.discard(start, end);
+        }
+        self.inner.free[tier as usize].give(index);
+    }
+}
