@@ -3,6 +3,8 @@
 
 pub mod checksum;
 pub mod limits;
+#[cfg(feature = "server")]
+pub mod metrics;
 pub mod pool;
 pub mod region;
 pub mod ring;
