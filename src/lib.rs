@@ -6,6 +6,7 @@ pub mod limits;
 #[cfg(feature = "server")]
 pub mod metrics;
 pub mod pool;
+pub mod protocol;
 pub mod region;
 pub mod ring;
 pub mod sync;
