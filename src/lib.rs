@@ -2,9 +2,12 @@
 #![deny(unsafe_code)]
 
 pub mod checksum;
+#[cfg(feature = "server")]
+pub mod config;
 pub mod limits;
 #[cfg(feature = "server")]
 pub mod metrics;
+pub mod paths;
 pub mod pool;
 pub mod protocol;
 pub mod region;
