@@ -4,6 +4,7 @@
 pub mod checksum;
 #[cfg(feature = "server")]
 pub mod config;
+mod error;
 pub mod limits;
 #[cfg(feature = "server")]
 pub mod metrics;
@@ -14,3 +15,5 @@ pub mod region;
 pub mod ring;
 pub mod sync;
 pub mod wire;
+
+pub use error::IpcError;
