@@ -4,16 +4,41 @@
 pub mod checksum;
 #[cfg(feature = "server")]
 pub mod config;
+#[cfg(feature = "server")]
+pub mod connection;
+#[cfg(feature = "server")]
+mod control;
+#[cfg(feature = "server")]
+pub mod descriptors;
 mod error;
 pub mod limits;
+#[cfg(feature = "server")]
+pub mod link;
 #[cfg(feature = "server")]
 pub mod metrics;
 pub mod paths;
 pub mod pool;
 pub mod protocol;
+#[cfg(feature = "server")]
+pub mod provider;
 pub mod region;
 pub mod ring;
+#[cfg(feature = "server")]
+mod server;
+#[cfg(feature = "server")]
+mod shard;
 pub mod sync;
+#[cfg(feature = "server")]
+pub mod wake;
 pub mod wire;
+#[cfg(feature = "server")]
+pub mod worker;
 
+#[cfg(feature = "server")]
+pub use connection::{Handler, Request, Responder};
 pub use error::IpcError;
+#[cfg(feature = "server")]
+pub use server::{IpcServer, IpcServerBuilder, RunningServer, ShutdownHandle};
+pub use wire::MessageType;
+#[cfg(feature = "server")]
+pub use worker::{AsyncHandler, AsyncRequest, AsyncResponder};

@@ -156,6 +156,13 @@ impl ShardMetrics {
         traffic.response_bytes_total.add(payload_size);
     }
 
+    /// Several response frames were published at once, `payload_size` bytes in all.
+    pub fn responses_published(&self, kind: MessageKind, frame_count: u64, payload_size: u64) {
+        let traffic = &self.kind(kind).traffic;
+        traffic.responses_total.add(frame_count);
+        traffic.response_bytes_total.add(payload_size);
+    }
+
     /// The last frame of an answer was published, `latency_ns` after the request was taken.
     pub fn request_finished(&self, kind: MessageKind, latency_ns: u64) {
         self.kind(kind).latency.record(latency_ns);

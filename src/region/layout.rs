@@ -146,6 +146,14 @@ impl<'m> RegionView<'m> {
         ParkFlag::new(self.line(Line::DaemonParked))
     }
 
+    /// Set while the daemon is parked and waits for space in the response ring. A client that has
+    /// consumed responses looks at it before it parks, and about once a millisecond while it polls.
+    #[inline]
+    #[must_use]
+    pub fn daemon_blocked(&self) -> ParkFlag<'m> {
+        ParkFlag::new(self.line(Line::DaemonBlocked))
+    }
+
     /// Client, once, on fresh memory: writes the constants and where both rings begin.
     pub fn initialize(&self) {
         let constants = self.index(self.layout.header_offset());
@@ -191,6 +199,8 @@ enum Line {
     RequestHead = 3,
     /// The daemon sets it, the client clears it.
     DaemonParked = 4,
+    /// The daemon sets it, the client clears it.
+    DaemonBlocked = 5,
 }
 
 #[cfg(test)]

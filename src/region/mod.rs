@@ -23,6 +23,19 @@ pub struct Region {
     layout: RegionLayout,
 }
 
+/// Memory that holds a region, so that connections run over mapped memory and over test memory.
+pub trait RegionMemory {
+    /// The region's rings and flags.
+    fn view(&self) -> RegionView<'_>;
+}
+
+impl RegionMemory for Region {
+    #[inline]
+    fn view(&self) -> RegionView<'_> {
+        Self::view(self)
+    }
+}
+
 impl Region {
     /// Client: makes a fresh region and the sealed memfd to pass to the daemon.
     ///

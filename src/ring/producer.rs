@@ -156,6 +156,12 @@ impl Producer {
         Ok(self.head == self.tail)
     }
 
+    /// True when the consumer's head is still where we last saw it: a full ring is still full.
+    #[must_use]
+    pub fn is_unmoved(&self, ring: RingView<'_>) -> bool {
+        ring.head.load(Acquire) == self.head.0
+    }
+
     /// Reads the peer's head once and keeps it if it is possible.
     fn look_at_head(&mut self, ring: RingView<'_>) -> Result<(), Fault> {
         // Pairs with the store in `Consumer::release`: what it freed is no longer read.

@@ -1,0 +1,158 @@
+//! Synchronous handlers: what they are given, and how they answer.
+
+use std::sync::Arc;
+
+use crate::error::IpcError;
+use crate::limits::FRAME_ALIGNMENT;
+use crate::protocol::Codec;
+use crate::ring::{Producer, PublishError, RingView};
+use crate::wire::{FrameHeader, MessageType, Status, span};
+
+/// Answers requests of one message type, on a data shard.
+///
+/// It runs between two looks at other connections, so it must be quick: microseconds, no waiting,
+/// no system calls, and no allocation if the shard is to stay free of them. What cannot promise that
+/// is an asynchronous handler. A panic is answered with [`Status::HandlerPanic`].
+///
+/// Any `Fn(&Request<'_>, &mut Responder<'_>) -> Result<(), IpcError>` is one.
+pub trait Handler: Send + Sync {
+    /// Answers `request`: any number of chunks, then at most one reply. Returning without a reply
+    /// sends an empty one.
+    ///
+    /// # Errors
+    ///
+    /// Becomes the answer's [`Status`] and its text.
+    fn handle(&self, request: &Request<'_>, responder: &mut Responder<'_>) -> Result<(), IpcError>;
+}
+
+impl<F> Handler for F
+where
+    F: Fn(&Request<'_>, &mut Responder<'_>) -> Result<(), IpcError> + Send + Sync,
+{
+    fn handle(&self, request: &Request<'_>, responder: &mut Responder<'_>) -> Result<(), IpcError> {
+        self(request, responder)
+    }
+}
+
+/// One request, copied out of shared memory.
+pub struct Request<'r> {
+    pub(super) header: FrameHeader,
+    pub(super) payload: &'r [u8],
+    pub(super) codec: &'r Arc<dyn Codec>,
+    pub(super) connection_id: u64,
+}
+
+impl Request<'_> {
+    /// The message type.
+    #[must_use]
+    pub fn message_type(&self) -> MessageType {
+        self.header.message_type()
+    }
+
+    /// The client's id for this request, unique among its own.
+    #[must_use]
+    pub fn request_id(&self) -> u64 {
+        self.header.request_id
+    }
+
+    /// The payload.
+    #[must_use]
+    pub fn payload(&self) -> &[u8] {
+        self.payload
+    }
+
+    /// The codec that the connection chose for AI payloads.
+    #[must_use]
+    pub fn codec(&self) -> &dyn Codec {
+        &**self.codec
+    }
+
+    /// The connection's number in the daemon's statistics.
+    #[must_use]
+    pub fn connection_id(&self) -> u64 {
+        self.connection_id
+    }
+}
+
+/// Puts a handler's answer into the client's response ring.
+///
+/// Room for an answer as large as the request, and for 4 KiB in any case, was made sure of before
+/// the handler ran. All frames of the answer share it.
+pub struct Responder<'r> {
+    producer: &'r mut Producer,
+    ring: RingView<'r>,
+    request: FrameHeader,
+    /// Bytes of ring that this answer may still take.
+    room: u64,
+    /// Frames and bytes published, for the connection's statistics.
+    pub(super) published: (u32, u64),
+    finished: bool,
+}
+
+impl<'r> Responder<'r> {
+    pub(super) fn new(
+        producer: &'r mut Producer,
+        ring: RingView<'r>,
+        request: FrameHeader,
+        room: u64,
+    ) -> Self {
+        Self { producer, ring, request, room, published: (0, 0), finished: false }
+    }
+
+    /// Sends a part of the answer.
+    ///
+    /// # Errors
+    ///
+    /// [`IpcError::MessageTooLarge`]: the answer as a whole is larger than a synchronous handler's
+    /// may be. Return it, and serve this type asynchronously.
+    pub fn chunk(&mut self, payload: &[u8]) -> Result<(), IpcError> {
+        self.publish(self.request.chunk(), payload)
+    }
+
+    /// Sends the last part of the answer, or all of it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Responder::chunk`].
+    pub fn reply(&mut self, payload: &[u8]) -> Result<(), IpcError> {
+        self.publish(self.request.answer(Status::Ok), payload)?;
+        self.finished = true;
+        Ok(())
+    }
+
+    /// Ends the answer if the handler did not: with `status`, and text for a person.
+    pub(super) fn finish(&mut self, status: Status, detail: &[u8]) -> Result<(), PublishError> {
+        if self.finished {
+            return Ok(());
+        }
+        self.finished = true;
+        self.producer.publish(self.ring, self.request.answer(status), detail)?;
+        self.published.0 += 1;
+        self.published.1 += detail.len() as u64;
+        Ok(())
+    }
+
+    #[inline]
+    fn publish(&mut self, header: FrameHeader, payload: &[u8]) -> Result<(), IpcError> {
+        let too_large = |max| IpcError::MessageTooLarge { size: payload.len() as u64, max };
+        if self.finished {
+            return Err(IpcError::Internal { detail: "the request was already answered".into() });
+        }
+        let span = u32::try_from(payload.len()).map_or(u64::MAX, span);
+        // One unit stays for the error answer that may follow.
+        let left = self.room.saturating_sub(FRAME_ALIGNMENT);
+        if span > self.room || (header.status == 0 && !header.is_last() && span > left) {
+            return Err(too_large(self.room));
+        }
+        match self.producer.publish(self.ring, header, payload) {
+            Ok(()) => {
+                self.room -= span;
+                self.published.0 += 1;
+                self.published.1 += payload.len() as u64;
+                Ok(())
+            }
+            Err(PublishError::Fault(fault)) => Err(IpcError::Fault(fault)),
+            Err(_) => Err(too_large(self.room)),
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! The data shard's state machine, without a clock or a system call: `(input, now) → output`.
+//!
+//! [`Table`] holds a shard's connections and decides which to visit; a visit takes frames from one
+//! request ring, runs handlers or sends jobs, and publishes answers. What needs the system (ringing a
+//! client's doorbell, closing a socket) goes out as an [`Output`]. So a seed can replay a whole run.
+//!
+//! The invariant to remember: every loop here has a budget, and nothing allocates after
+//! [`Table::new`].
+
+mod handler;
+mod in_flight;
+mod routes;
+mod table;
+mod time;
+mod visit;
+
+pub use handler::{Handler, Request, Responder};
+pub use routes::{Route, Routes};
+pub use table::{Adopted, NewConnection, Output, Table, TableOptions, Turn};
+pub use time::{Clock, Timestamp};
+
+use crate::metrics::CloseReason;
+use crate::region::{RegionLayout, RegionMemory};
+use crate::ring::{Consumer, Producer};
+use crate::wire::{Fault, Features, Goodbye, Status};
+
+/// Why a connection ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// The client hung up.
+    ClientLeft,
+    /// Nothing happened for the idle timeout.
+    Idle,
+    /// The client broke the protocol.
+    Fault(Fault),
+    /// The client sent more than a message may have.
+    TooLarge,
+    /// The daemon stops.
+    Shutdown,
+}
+
+impl Ending {
+    /// The last word on the socket; nothing for a client that has hung up.
+    #[must_use]
+    pub fn goodbye(self) -> Option<Goodbye> {
+        Some(match self {
+            Self::ClientLeft => return None,
+            Self::Idle => Goodbye::new(Status::IdleTimeout),
+            Self::Fault(fault) => Goodbye::for_fault(fault),
+            Self::TooLarge => Goodbye::new(Status::MessageTooLarge),
+            Self::Shutdown => Goodbye::new(Status::ShuttingDown),
+        })
+    }
+
+    /// The label under which the end is counted.
+    #[must_use]
+    pub const fn reason(self) -> CloseReason {
+        match self {
+            Self::ClientLeft => CloseReason::ClientLeft,
+            Self::Idle => CloseReason::Idle,
+            Self::Fault(_) => CloseReason::Fault,
+            Self::TooLarge => CloseReason::TooLarge,
+            Self::Shutdown => CloseReason::Shutdown,
+        }
+    }
+}
+
+/// What one connection did so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ConnectionStatistics {
+    /// Requests taken up.
+    pub requests: u64,
+    /// Answer frames published.
+    pub responses: u64,
+    /// Bytes of request payload.
+    pub request_bytes: u64,
+    /// Bytes of answer payload.
+    pub response_bytes: u64,
+}
+
+/// One connection: its memory and our private half of its two rings.
+struct Connection<M> {
+    memory: M,
+    requests: Consumer,
+    responses: Producer,
+    connection_id: u64,
+    /// Index among the server's codecs.
+    codec: u8,
+    in_flight: in_flight::List,
+    statistics: ConnectionStatistics,
+    last_active: Timestamp,
+    /// Bit `w` is set when worker `w` has ever had a job of this connection.
+    workers_used: u32,
+}
+
+impl<M: RegionMemory> Connection<M> {
+    fn new(new: NewConnection<M>, now: Timestamp) -> Self {
+        let checked = new.features.contains(Features::PAYLOAD_CHECK);
+        Self {
+            requests: Consumer::new(new.layout.request_home(), checked),
+            responses: Producer::new(new.layout.response_home(), checked),
+            memory: new.memory,
+            connection_id: new.connection_id,
+            codec: new.codec,
+            in_flight: in_flight::List::default(),
+            statistics: ConnectionStatistics::default(),
+            last_active: now,
+            workers_used: 0,
+        }
+    }
+}
+
+/// Largest payload that a connection with this layout can carry each way, in bytes.
+#[must_use]
+pub fn message_size_max(layout: RegionLayout, configured: u32) -> u32 {
+    use crate::limits::{FRAME_ALIGNMENT, FRAME_HEADER_SIZE};
+    let smaller = layout.request_capacity().min(layout.response_capacity());
+    let fits = smaller - FRAME_ALIGNMENT - FRAME_HEADER_SIZE;
+    u32::try_from(fits).unwrap_or(u32::MAX).min(configured)
+}

@@ -1,0 +1,545 @@
+//! A shard's connections: slots made at start-up, a hot list, and what goes out to the shell.
+
+use std::sync::Arc;
+
+use super::in_flight::InFlightTable;
+use super::visit::{Shared, Visit};
+use super::{Clock, Connection, ConnectionStatistics, Ending, Routes, Timestamp};
+use crate::limits::REPLY_INLINE_SIZE_MAX;
+use crate::link::{Forwarded, Job, JobKind, ShardEnd};
+use crate::metrics::{LeaseTier, Metrics, ShardMetrics};
+use crate::pool::{BufferPool, TierIndex};
+use crate::protocol::Codec;
+use crate::region::{RegionLayout, RegionMemory};
+use crate::wire::{Features, Goodbye};
+
+/// Requests in flight over all connections of a shard.
+const IN_FLIGHT_PER_SHARD: usize = 16_384;
+/// Bytes of the buffer into which most payloads are copied.
+const SCRATCH_SIZE: usize = 64 * 1024;
+
+/// What a [`Table`] is made from.
+pub struct TableOptions {
+    /// Connections at one time.
+    pub slot_count: usize,
+    /// Handlers.
+    pub routes: Arc<Routes>,
+    /// Codecs, by the index that handshakes use.
+    pub codecs: Arc<[Arc<dyn Codec>]>,
+    /// One link for each worker executor.
+    pub links: Vec<ShardEnd>,
+    /// Buffers for payloads.
+    pub pool: BufferPool,
+    /// Where this shard counts.
+    pub metrics: Arc<Metrics>,
+    /// Which block of `metrics` is this shard's.
+    pub shard_index: usize,
+    /// Largest payload, in bytes.
+    pub message_size_max: u32,
+    /// How long a connection that went quiet is still polled, in nanoseconds.
+    pub spin_ns: u64,
+    /// Silence after which a connection is closed, in nanoseconds; `None`: never.
+    pub idle_timeout_ns: Option<u64>,
+}
+
+/// A connection that has passed its handshake.
+pub struct NewConnection<M> {
+    /// The region.
+    pub memory: M,
+    /// Its layout, as the handshake said and the daemon checked.
+    pub layout: RegionLayout,
+    /// What was granted.
+    pub features: Features,
+    /// Index of the codec among the server's.
+    pub codec: u8,
+    /// Its number in the statistics.
+    pub connection_id: u64,
+}
+
+/// Where a new connection was put.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Adopted {
+    /// Index of its slot.
+    pub slot: u32,
+}
+
+/// What the shell around a table must do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Ring this client's doorbell.
+    Ring {
+        /// The connection's slot.
+        slot: u32,
+    },
+    /// Say goodbye and close the socket; then tell [`Table::shell_released`].
+    Close {
+        /// The connection's slot.
+        slot: u32,
+        /// The last word, if there is one.
+        goodbye: Option<Goodbye>,
+    },
+    /// The slot is free again: one connection fewer.
+    Freed {
+        /// The slot.
+        slot: u32,
+        /// What the connection did.
+        statistics: ConnectionStatistics,
+    },
+}
+
+/// What a turn amounted to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// Something was done: turn again.
+    Busy,
+    /// Nothing was done, but some connection is still polled.
+    Polling,
+    /// Nothing will happen before somebody rings or hangs up.
+    Parked,
+}
+
+/// A connection's way through its slot: `Free → Serving → Closing → Free`.
+enum State<M> {
+    Free,
+    Serving(Connection<M>),
+    Closing(Closing),
+}
+
+/// A closed connection, until the shell and every worker have let go of its slot.
+#[derive(Clone, Copy)]
+struct Closing {
+    /// Workers, as bits, that have not been told yet: their job rings were full.
+    untold: u32,
+    /// Workers that may still publish replies.
+    unacknowledged: u32,
+    shell_done: bool,
+    connection_id: u64,
+    statistics: ConnectionStatistics,
+}
+
+struct Slot<M> {
+    state: State<M>,
+    /// When the last visit found something; meaningful while hot.
+    quiet_since: Timestamp,
+    hot: bool,
+    /// Waits for space in its response ring.
+    blocked: bool,
+    /// Is in [`Table::starved`].
+    starved: bool,
+}
+
+/// All connections of one data shard.
+pub struct Table<M> {
+    options: TableOptions,
+    slots: Box<[Slot<M>]>,
+    free: Vec<u32>,
+    /// Slots that are polled every turn.
+    hot: Vec<u32>,
+    /// Slots that wait for a buffer or a worker; polled again when a worker has news.
+    starved: Vec<u32>,
+    /// Closed slots whose workers must still be told.
+    untold: Vec<u32>,
+    in_flight: InFlightTable,
+    scratch: Box<[u8]>,
+    outputs: Vec<Output>,
+    draining: bool,
+}
+
+impl<M: RegionMemory> Table<M> {
+    /// An empty table. Everything that it will ever need is made here.
+    #[must_use]
+    pub fn new(options: TableOptions) -> Self {
+        let count = options.slot_count;
+        let count_u32 = u32::try_from(count).expect("fewer than 2³² connections");
+        assert!(SCRATCH_SIZE >= REPLY_INLINE_SIZE_MAX);
+        let slot = |_| Slot {
+            state: State::Free,
+            quiet_since: Timestamp::default(),
+            hot: false,
+            blocked: false,
+            starved: false,
+        };
+        Self {
+            slots: (0..count).map(slot).collect(),
+            free: (0..count_u32).rev().collect(),
+            hot: Vec::with_capacity(count),
+            starved: Vec::with_capacity(count),
+            untold: Vec::with_capacity(count),
+            in_flight: InFlightTable::new(IN_FLIGHT_PER_SHARD),
+            scratch: vec![0; SCRATCH_SIZE].into_boxed_slice(),
+            // At most one of each kind for each slot in a turn.
+            outputs: Vec::with_capacity(3 * count + 8),
+            draining: false,
+            options,
+        }
+    }
+
+    /// Takes over a connection and polls it.
+    ///
+    /// # Errors
+    ///
+    /// The connection itself, when every slot is taken.
+    pub fn adopt(
+        &mut self,
+        new: NewConnection<M>,
+        now: Timestamp,
+    ) -> Result<Adopted, NewConnection<M>> {
+        let Some(slot) = self.free.pop() else { return Err(new) };
+        self.slots[slot as usize].state = State::Serving(Connection::new(new, now));
+        self.metrics().connection_opened();
+        self.unpark(slot, now);
+        Ok(Adopted { slot })
+    }
+
+    /// A client has rung its doorbell: polls it again.
+    pub fn doorbell(&mut self, slot: u32, now: Timestamp) {
+        self.metrics().activity.doorbells_received_total.increment();
+        self.unpark(slot, now);
+    }
+
+    /// Ends a connection, for a reason that the shell saw.
+    pub fn end(&mut self, slot: u32, ending: Ending) {
+        self.close(slot, ending);
+    }
+
+    /// The shell has closed everything that a slot had.
+    pub fn shell_released(&mut self, slot: u32) {
+        if let State::Closing(closing) = &mut self.slots[slot as usize].state {
+            closing.shell_done = true;
+        }
+        self.free_if_done(slot);
+    }
+
+    /// Starts to drain: what is in flight is finished, new requests are refused, and each connection
+    /// is closed when it has nothing left.
+    pub fn drain(&mut self, now: Timestamp) {
+        self.draining = true;
+        self.unpark_all(now);
+    }
+
+    /// Ends every connection now.
+    pub fn end_all(&mut self) {
+        for slot in 0..self.slot_count() {
+            self.close(slot, Ending::Shutdown);
+        }
+    }
+
+    /// Connections that are not wholly gone.
+    #[must_use]
+    pub fn occupied_count(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    /// What the shell has to do, in order; empty after the call.
+    pub fn take_outputs(&mut self) -> impl Iterator<Item = Output> + '_ {
+        self.outputs.drain(..)
+    }
+
+    /// One pass: news from workers, then every hot connection once.
+    pub fn turn(&mut self, now: Timestamp, clock: &dyn Clock) -> Turn {
+        let mut busy = self.take_news(now);
+        self.tell_workers();
+        let mut at = 0;
+        // Bounded: each step either moves on or makes the list shorter.
+        while let Some(&slot) = self.hot.get(at) {
+            match self.visit(slot, now, clock) {
+                Visited::Busy => busy = true,
+                Visited::Quiet => {}
+                Visited::Cooled => {
+                    self.hot.swap_remove(at);
+                    self.slots[slot as usize].hot = false;
+                    continue;
+                }
+            }
+            at += 1;
+        }
+        match (busy, self.hot.is_empty() && self.untold.is_empty()) {
+            (true, _) => Turn::Busy,
+            (false, false) => Turn::Polling,
+            (false, true) => Turn::Parked,
+        }
+    }
+
+    /// True when a worker has published something since the last turn: looked at once more after the
+    /// shard has announced that it parks.
+    #[must_use]
+    pub fn has_news(&self) -> bool {
+        self.options.links.iter().any(ShardEnd::has_news)
+    }
+
+    /// Closes connections that have been silent for the idle timeout; gives the time at which the
+    /// next one will have been.
+    pub fn close_idle(&mut self, now: Timestamp) -> Option<Timestamp> {
+        let timeout = self.options.idle_timeout_ns?;
+        let mut next: Option<Timestamp> = None;
+        for slot in 0..self.slot_count() {
+            let entry = &self.slots[slot as usize];
+            let State::Serving(connection) = &entry.state else { continue };
+            // A client that waits for us is not idle; one that does not read its answers is.
+            if connection.in_flight.count() > 0 && !entry.blocked {
+                continue;
+            }
+            let due = Timestamp(connection.last_active.0.saturating_add(timeout));
+            if due <= now {
+                self.close(slot, Ending::Idle);
+            } else {
+                next = Some(next.map_or(due, |next| next.min(due)));
+            }
+        }
+        next
+    }
+
+    /// What the connection in `slot` did so far.
+    #[must_use]
+    pub fn statistics(&self, slot: u32) -> Option<ConnectionStatistics> {
+        match &self.slots[slot as usize].state {
+            State::Serving(connection) => Some(connection.statistics),
+            State::Closing(closing) => Some(closing.statistics),
+            State::Free => None,
+        }
+    }
+
+    fn slot_count(&self) -> u32 {
+        // Note: cannot truncate: checked in `new`.
+        self.slots.len() as u32
+    }
+
+    fn metrics(&self) -> &ShardMetrics {
+        self.options.metrics.shard(self.options.shard_index)
+    }
+
+    /// Polls `slot` from now on.
+    fn unpark(&mut self, slot: u32, now: Timestamp) {
+        let entry = &mut self.slots[slot as usize];
+        if !matches!(entry.state, State::Serving(_)) {
+            return;
+        }
+        entry.quiet_since = now;
+        if !entry.hot {
+            entry.warm();
+            self.hot.push(slot);
+        }
+    }
+
+    fn unpark_all(&mut self, now: Timestamp) {
+        for slot in 0..self.slot_count() {
+            self.unpark(slot, now);
+        }
+    }
+
+    /// Makes every slot hot for which a worker has published something.
+    fn take_news(&mut self, now: Timestamp) -> bool {
+        if !self.has_news() {
+            return false;
+        }
+        let Self { options, slots, hot, .. } = self;
+        for link in &options.links {
+            link.take_news(|index| {
+                let entry = &mut slots[index];
+                entry.quiet_since = now;
+                if !entry.hot {
+                    entry.warm();
+                    // Note: cannot truncate: a slot's index was a u32 first.
+                    hot.push(index as u32);
+                }
+            });
+        }
+        // A worker that answers has given buffers back.
+        for index in 0..self.starved.len() {
+            let slot = self.starved[index];
+            self.slots[slot as usize].starved = false;
+            self.unpark(slot, now);
+        }
+        self.starved.clear();
+        self.show_leases();
+        true
+    }
+
+    fn show_leases(&self) {
+        for (tier, label) in TierIndex::ALL.into_iter().zip(LeaseTier::ALL) {
+            let pool = &self.options.pool;
+            let used = pool.count(tier) - pool.free_count(tier);
+            self.metrics().tier(*label).leases_in_use.set(u64::from(used));
+        }
+    }
+
+    /// Visits one hot slot: replies first, they are older than any request.
+    fn visit(&mut self, slot: u32, now: Timestamp, clock: &dyn Clock) -> Visited {
+        let entry = &mut self.slots[slot as usize];
+        let State::Serving(connection) = &mut entry.state else {
+            return self.visit_closing(slot);
+        };
+        let mut shared = Shared {
+            routes: &self.options.routes,
+            codecs: &self.options.codecs,
+            links: &mut self.options.links,
+            in_flight: &mut self.in_flight,
+            pool: &self.options.pool,
+            scratch: &mut self.scratch,
+            metrics: self.options.metrics.shard(self.options.shard_index),
+            clock,
+            message_size_max: self.options.message_size_max,
+            draining: self.draining,
+        };
+        let replies = connection.forward_replies(slot, &mut shared, now);
+        let requests = match replies {
+            Visit::End(_) => replies,
+            _ => connection.visit(slot, &mut shared, now),
+        };
+        if let Visit::End(ending) = requests {
+            self.close(slot, ending);
+            // Its goodbye waits in the outputs, and its slot for the workers.
+            return Visited::Busy;
+        }
+        let busy = replies == Visit::Busy || requests == Visit::Busy;
+        entry.blocked = replies == Visit::BlockedOnClient || requests == Visit::BlockedOnClient;
+        if busy {
+            entry.quiet_since = now;
+            if connection.memory.view().client_parked().take() {
+                self.outputs.push(Output::Ring { slot });
+                self.metrics().activity.doorbells_sent_total.increment();
+            } else {
+                self.metrics().activity.doorbells_suppressed_total.increment();
+            }
+            return Visited::Busy;
+        }
+        self.visit_quiet(slot, requests, now)
+    }
+
+    /// Nothing was done for `slot`: decides whether it stays hot.
+    fn visit_quiet(&mut self, slot: u32, requests: Visit, now: Timestamp) -> Visited {
+        let entry = &mut self.slots[slot as usize];
+        let State::Serving(connection) = &mut entry.state else { return Visited::Cooled };
+        if self.draining && connection.in_flight.count() == 0 && requests == Visit::Quiet {
+            self.close(slot, Ending::Shutdown);
+            return Visited::Busy;
+        }
+        if now.since(entry.quiet_since) < self.options.spin_ns {
+            return Visited::Quiet;
+        }
+        if requests == Visit::BlockedOnWorker {
+            if !entry.starved {
+                entry.starved = true;
+                self.starved.push(slot);
+            }
+            self.metrics().activity.backpressure_total.increment();
+            return Visited::Cooled;
+        }
+        let view = connection.memory.view();
+        view.daemon_parked().arm();
+        if entry.blocked {
+            view.daemon_blocked().arm();
+        }
+        // The last look: whoever published or freed something before it could see the flag does not
+        // ring. A blocked connection waits for space only, whatever its request ring holds.
+        let found = if entry.blocked {
+            !connection.responses.is_unmoved(view.response_ring())
+        } else {
+            !connection.requests.is_empty(view.request_ring())
+        };
+        if found {
+            view.daemon_parked().disarm();
+            view.daemon_blocked().disarm();
+            entry.quiet_since = now;
+            return Visited::Quiet;
+        }
+        if entry.blocked {
+            self.metrics().activity.backpressure_total.increment();
+        }
+        Visited::Cooled
+    }
+
+    /// A closed connection's workers may still have something to drop.
+    fn visit_closing(&mut self, slot: u32) -> Visited {
+        let State::Closing(closing) = &mut self.slots[slot as usize].state else {
+            return Visited::Cooled;
+        };
+        for (worker, link) in self.options.links.iter_mut().enumerate() {
+            // Bounded: a reply ring holds few frames, and the worker adds none for a connection
+            // that it knows to be closed.
+            loop {
+                match link.discard(slot as usize) {
+                    Forwarded::Nothing => break,
+                    Forwarded::Closed => closing.unacknowledged &= !(1 << worker),
+                    _ => {}
+                }
+            }
+        }
+        self.free_if_done(slot);
+        Visited::Cooled
+    }
+
+    /// Ends a connection: its requests are dropped, its memory unmapped, the shell and its workers
+    /// told. Does nothing to a slot that is not serving.
+    fn close(&mut self, slot: u32, ending: Ending) {
+        let entry = &mut self.slots[slot as usize];
+        let State::Serving(connection) = &mut entry.state else { return };
+        self.in_flight.clear(&mut connection.in_flight);
+        let closing = Closing {
+            untold: connection.workers_used,
+            unacknowledged: connection.workers_used,
+            shell_done: false,
+            connection_id: connection.connection_id,
+            statistics: connection.statistics,
+        };
+        // Drops the connection and with it the mapping.
+        entry.state = State::Closing(closing);
+        entry.blocked = false;
+        self.outputs.push(Output::Close { slot, goodbye: ending.goodbye() });
+        self.metrics().connection_closed(ending.reason());
+        if let Ending::Fault(fault) = ending {
+            self.metrics().fault(fault.index());
+        }
+        if closing.untold != 0 {
+            self.untold.push(slot);
+            self.tell_workers();
+        }
+    }
+
+    /// Tells workers of closed connections; those whose job rings are full, next turn.
+    fn tell_workers(&mut self) {
+        let Self { options, slots, untold, .. } = self;
+        untold.retain(|slot| {
+            let State::Closing(closing) = &mut slots[*slot as usize].state else { return false };
+            for (worker, link) in options.links.iter_mut().enumerate() {
+                if closing.untold & (1 << worker) != 0 && link.has_room() {
+                    let connection_id = closing.connection_id;
+                    link.send(Job { slot: *slot, connection_id, kind: JobKind::Closed });
+                    closing.untold &= !(1 << worker);
+                }
+            }
+            closing.untold != 0
+        });
+    }
+
+    fn free_if_done(&mut self, slot: u32) {
+        let entry = &mut self.slots[slot as usize];
+        if let State::Closing(Closing { unacknowledged: 0, shell_done: true, statistics, .. }) =
+            entry.state
+        {
+            entry.state = State::Free;
+            self.free.push(slot);
+            self.outputs.push(Output::Freed { slot, statistics });
+        }
+    }
+}
+
+impl<M: RegionMemory> Slot<M> {
+    /// Marks the slot as polled, and tells its client that nobody need ring.
+    fn warm(&mut self) {
+        self.hot = true;
+        if let State::Serving(connection) = &self.state {
+            connection.memory.view().daemon_parked().disarm();
+            connection.memory.view().daemon_blocked().disarm();
+        }
+    }
+}
+
+/// What a visit means for the hot list.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Visited {
+    Busy,
+    Quiet,
+    /// Not polled any more.
+    Cooled,
+}

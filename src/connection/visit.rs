@@ -1,0 +1,381 @@
+//! One visit to one connection: take frames while there is budget, answer each.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use super::handler::{Handler, Request, Responder};
+use super::in_flight::{InFlight, InFlightTable};
+use super::routes::{Route, Routes};
+use super::{Clock, Connection, Ending, Timestamp};
+use crate::error::IpcError;
+use crate::limits::{
+    BYTES_PER_VISIT, DETAIL_SIZE_MAX, FRAMES_PER_VISIT, IN_FLIGHT_PER_CONNECTION,
+    SYNC_REPLY_SIZE_MIN,
+};
+use crate::link::{Forwarded, Job, JobKind, ShardEnd};
+use crate::metrics::{ErrorStatus, MessageKind, ShardMetrics};
+use crate::pool::BufferPool;
+use crate::protocol::Codec;
+use crate::region::RegionMemory;
+use crate::ring::PublishError;
+use crate::wire::{Fault, FrameHeader, MessageType, Status, span};
+
+/// One in this many synchronous requests is timed: reading the clock twice costs as much as serving
+/// a small one.
+const LATENCY_SAMPLE_INTERVAL: u64 = 64;
+
+/// What a visit found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Visit {
+    /// Nothing to do.
+    Quiet,
+    /// Frames were taken.
+    Busy,
+    /// A frame waits for space in the response ring.
+    BlockedOnClient,
+    /// A frame waits for a buffer or for room with a worker.
+    BlockedOnWorker,
+    /// The connection must be closed.
+    End(Ending),
+}
+
+/// What all connections of a shard share during a turn.
+pub(super) struct Shared<'s> {
+    pub(super) routes: &'s Routes,
+    pub(super) codecs: &'s [Arc<dyn Codec>],
+    pub(super) links: &'s mut [ShardEnd],
+    pub(super) in_flight: &'s mut InFlightTable,
+    pub(super) pool: &'s BufferPool,
+    /// Payloads of up to its size are copied here; it holds at least one inline reply.
+    pub(super) scratch: &'s mut [u8],
+    pub(super) metrics: &'s ShardMetrics,
+    pub(super) clock: &'s dyn Clock,
+    pub(super) message_size_max: u32,
+    pub(super) draining: bool,
+}
+
+/// What became of one frame.
+enum Taken {
+    /// It was answered or sent on, and is to be released.
+    Done,
+    /// It stays in the ring.
+    Blocked(Visit),
+}
+
+impl From<PublishError> for Ending {
+    fn from(error: PublishError) -> Self {
+        match error {
+            PublishError::Fault(fault) => Self::Fault(fault),
+            // Room was made sure of, so only a ring too small for its own answers comes here.
+            PublishError::Full | PublishError::TooLarge { .. } => Self::TooLarge,
+        }
+    }
+}
+
+impl From<Fault> for Ending {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
+impl<M: RegionMemory> Connection<M> {
+    /// Takes frames up to the budget. `slot` is the connection's place in the table.
+    pub(super) fn visit(&mut self, slot: u32, shared: &mut Shared<'_>, now: Timestamp) -> Visit {
+        let mut bytes = 0;
+        for taken in 0..FRAMES_PER_VISIT {
+            let view = self.memory.view();
+            let header = match self.requests.poll(view.request_ring()) {
+                Ok(Some(header)) => header,
+                Ok(None) if taken == 0 => return Visit::Quiet,
+                Ok(None) => break,
+                Err(fault) => return Visit::End(fault.into()),
+            };
+            match self.take(slot, &header, shared, now) {
+                Ok(Taken::Done) => {}
+                Ok(Taken::Blocked(blocked)) if taken == 0 => return blocked,
+                Ok(Taken::Blocked(_)) => break,
+                Err(ending) => return Visit::End(ending),
+            }
+            let ring = self.memory.view().request_ring();
+            self.requests.release(ring, &header);
+            self.statistics.requests += 1;
+            self.statistics.request_bytes += u64::from(header.payload_size);
+            bytes += u64::from(header.payload_size);
+            if bytes >= BYTES_PER_VISIT {
+                break;
+            }
+        }
+        self.last_active = now;
+        Visit::Busy
+    }
+
+    /// Moves replies of workers into the response ring, up to the budget.
+    pub(super) fn forward_replies(
+        &mut self,
+        slot: u32,
+        shared: &mut Shared<'_>,
+        now: Timestamp,
+    ) -> Visit {
+        let mut result = Visit::Quiet;
+        for worker in 0..shared.links.len() {
+            if self.workers_used & (1 << worker) == 0 {
+                continue;
+            }
+            match self.forward_from(worker, slot, shared, now) {
+                Visit::Quiet => {}
+                end @ Visit::End(_) => return end,
+                // Blocked says more than busy: the ring is full whatever came before.
+                Visit::Busy if result != Visit::Quiet => {}
+                other => result = other,
+            }
+        }
+        if result == Visit::Busy {
+            self.last_active = now;
+        }
+        result
+    }
+
+    fn forward_from(
+        &mut self,
+        worker: usize,
+        slot: u32,
+        shared: &mut Shared<'_>,
+        now: Timestamp,
+    ) -> Visit {
+        let ring = self.memory.view().response_ring();
+        for forwarded in 0..FRAMES_PER_VISIT {
+            let link = &mut shared.links[worker];
+            let reply = link.forward(slot as usize, &mut self.responses, ring, shared.scratch);
+            let (header, size) = match reply {
+                Forwarded::Frame { header, size } => (header, size),
+                Forwarded::Blocked if forwarded == 0 => return Visit::BlockedOnClient,
+                Forwarded::Nothing if forwarded == 0 => return Visit::Quiet,
+                Forwarded::Refused(error) => return Visit::End(error.into()),
+                Forwarded::Nothing | Forwarded::Blocked | Forwarded::Closed => break,
+            };
+            self.statistics.responses += 1;
+            self.statistics.response_bytes += u64::from(size);
+            let kind = MessageKind::from(header.message_type());
+            shared.metrics.responses_published(kind, 1, u64::from(size));
+            if header.is_last() {
+                shared.metrics.failed(kind, header.status());
+                if let Some(request) =
+                    shared.in_flight.remove(&mut self.in_flight, header.request_id)
+                {
+                    shared.metrics.request_finished(kind, now.since(request.taken_up));
+                }
+            }
+        }
+        Visit::Busy
+    }
+
+    fn take(
+        &mut self,
+        slot: u32,
+        header: &FrameHeader,
+        shared: &mut Shared<'_>,
+        now: Timestamp,
+    ) -> Result<Taken, Ending> {
+        let message_type = header.message_type();
+        if header.payload_size > shared.message_size_max {
+            let _ = self.answer(
+                header,
+                Status::MessageTooLarge,
+                b"larger than the connection allows",
+                shared,
+            );
+            return Err(Ending::TooLarge);
+        }
+        if message_type > MessageType::USER_LAST {
+            return Err(Fault::ReservedMessageType { message_type: message_type.to_wire() }.into());
+        }
+        // An owned pointer would cost two shared counters on the hot path; routes never change.
+        let routes = shared.routes;
+        match routes.find(message_type) {
+            Some(Route::Cancel) => Ok(self.cancel(slot, header, shared)),
+            _ if shared.draining => {
+                self.answer(header, Status::ShuttingDown, b"the daemon is shutting down", shared)
+            }
+            Some(Route::Synchronous(handler)) => self.run(&**handler, header, shared),
+            Some(Route::Worker(worker)) => self.send_job(slot, *worker, header, shared, now),
+            None => self.answer(header, Status::UnknownMessageType, b"no handler", shared),
+        }
+    }
+
+    /// Runs a synchronous handler and publishes what it answers.
+    fn run(
+        &mut self,
+        handler: &dyn Handler,
+        header: &FrameHeader,
+        shared: &mut Shared<'_>,
+    ) -> Result<Taken, Ending> {
+        let size = header.payload_size as usize;
+        let room = span(header.payload_size).max(span(SYNC_REPLY_SIZE_MIN as u32));
+        let ring = self.memory.view().response_ring();
+        if !self.responses.has_room(ring, room)? {
+            return Ok(Taken::Blocked(Visit::BlockedOnClient));
+        }
+        let mut lease;
+        let payload = if size <= shared.scratch.len() {
+            &mut shared.scratch[..size]
+        } else {
+            match shared.pool.lease(size) {
+                Some(taken) => lease = taken,
+                None => return Ok(Taken::Blocked(Visit::BlockedOnWorker)),
+            }
+            &mut lease[..]
+        };
+        let requests = self.memory.view().request_ring();
+        self.requests.copy_payload(requests, header, payload)?;
+
+        let kind = MessageKind::from(header.message_type());
+        shared.metrics.request_received(kind, size as u64);
+        let sampled = self.statistics.requests.is_multiple_of(LATENCY_SAMPLE_INTERVAL);
+        let started = sampled.then(|| shared.clock.now());
+
+        let request = Request {
+            header: *header,
+            payload,
+            codec: &shared.codecs[usize::from(self.codec)],
+            connection_id: self.connection_id,
+        };
+        let mut responder = Responder::new(&mut self.responses, ring, *header, room);
+        // The responder is only positions and numbers, valid at every point of a handler.
+        let outcome = catch_unwind(AssertUnwindSafe(|| handler.handle(&request, &mut responder)));
+        match outcome {
+            Ok(Ok(())) => responder.finish(Status::Ok, &[])?,
+            Ok(Err(IpcError::Fault(fault))) => return Err(Ending::Fault(fault)),
+            Ok(Err(error)) => {
+                let status = error.status();
+                shared.metrics.failed(kind, status);
+                // The text is made only for a failed request; it carries no payload (see IpcError).
+                let text = error.to_string();
+                responder.finish(status, &text.as_bytes()[..text.len().min(DETAIL_SIZE_MAX)])?;
+            }
+            Err(_panic) => {
+                shared.metrics.failed(kind, Status::HandlerPanic);
+                responder.finish(Status::HandlerPanic, b"the handler panicked")?;
+            }
+        }
+        let (frames, bytes) = responder.published;
+        self.statistics.responses += u64::from(frames);
+        self.statistics.response_bytes += bytes;
+        shared.metrics.responses_published(kind, u64::from(frames), bytes);
+        if let Some(started) = started {
+            shared.metrics.request_finished(kind, shared.clock.now().since(started));
+        }
+        Ok(Taken::Done)
+    }
+
+    /// Hands a request to a worker executor.
+    fn send_job(
+        &mut self,
+        slot: u32,
+        worker: usize,
+        header: &FrameHeader,
+        shared: &mut Shared<'_>,
+        now: Timestamp,
+    ) -> Result<Taken, Ending> {
+        if shared.in_flight.find(&self.in_flight, header.request_id).is_some() {
+            return Err(Fault::RequestIdInUse { request_id: header.request_id }.into());
+        }
+        if self.in_flight.count() >= IN_FLIGHT_PER_CONNECTION {
+            return self.answer(header, Status::Busy, b"too many requests in flight", shared);
+        }
+        let blocked = Ok(Taken::Blocked(Visit::BlockedOnWorker));
+        if !shared.in_flight.has_room() || !shared.links[worker].has_room() {
+            return blocked;
+        }
+        let payload = match header.payload_size as usize {
+            0 => None,
+            size => match shared.pool.lease(size) {
+                None => return blocked,
+                Some(mut lease) => {
+                    let ring = self.memory.view().request_ring();
+                    self.requests.copy_payload(ring, header, &mut lease)?;
+                    Some(lease)
+                }
+            },
+        };
+        let kind = MessageKind::from(header.message_type());
+        shared.metrics.request_received(kind, u64::from(header.payload_size));
+        let codec = shared.codecs[usize::from(self.codec)].id().0;
+        shared.links[worker].send(Job {
+            slot,
+            connection_id: self.connection_id,
+            kind: JobKind::Request { header: *header, codec, payload },
+        });
+        self.workers_used |= 1 << worker;
+        let request_id = header.request_id;
+        let request = InFlight { request_id, worker, taken_up: now };
+        shared.in_flight.add(&mut self.in_flight, request);
+        Ok(Taken::Done)
+    }
+
+    /// Passes a cancellation on. A request that has ended, or never was, is no error.
+    fn cancel(&mut self, slot: u32, header: &FrameHeader, shared: &mut Shared<'_>) -> Taken {
+        let request_id = header.request_id;
+        let Some(request) = shared.in_flight.find(&self.in_flight, request_id) else {
+            return Taken::Done;
+        };
+        let link = &mut shared.links[request.worker];
+        if !link.has_room() {
+            return Taken::Blocked(Visit::BlockedOnWorker);
+        }
+        shared.metrics.request_received(MessageKind::Cancel, 0);
+        let connection_id = self.connection_id;
+        link.send(Job { slot, connection_id, kind: JobKind::Cancel { request_id } });
+        Taken::Done
+    }
+
+    /// Answers with a status and a text of our own.
+    fn answer(
+        &mut self,
+        header: &FrameHeader,
+        status: Status,
+        detail: &'static [u8],
+        shared: &mut Shared<'_>,
+    ) -> Result<Taken, Ending> {
+        let ring = self.memory.view().response_ring();
+        if !self.responses.has_room(ring, span(DETAIL_SIZE_MAX as u32))? {
+            return Ok(Taken::Blocked(Visit::BlockedOnClient));
+        }
+        self.responses.publish(ring, header.answer(status), detail)?;
+        self.statistics.responses += 1;
+        shared.metrics.failed(MessageKind::from(header.message_type()), status);
+        Ok(Taken::Done)
+    }
+}
+
+impl From<MessageType> for MessageKind {
+    fn from(message_type: MessageType) -> Self {
+        match message_type {
+            MessageType::ECHO => Self::Echo,
+            MessageType::HEARTBEAT => Self::Heartbeat,
+            MessageType::COMPLETE => Self::Complete,
+            MessageType::STREAM => Self::Stream,
+            MessageType::CANCEL => Self::Cancel,
+            other if other.is_user() => Self::User,
+            _ => Self::Builtin,
+        }
+    }
+}
+
+impl ShardMetrics {
+    /// Counts an answer that is not `Ok`.
+    pub(super) fn failed(&self, kind: MessageKind, status: Status) {
+        let status = match status {
+            Status::Ok => return,
+            Status::MessageTooLarge => ErrorStatus::TooLarge,
+            Status::UnknownMessageType => ErrorStatus::UnknownType,
+            Status::HandlerPanic => ErrorStatus::HandlerPanic,
+            Status::Timeout => ErrorStatus::Timeout,
+            Status::Cancelled => ErrorStatus::Cancelled,
+            Status::Busy => ErrorStatus::Busy,
+            Status::InvalidRequest => ErrorStatus::Invalid,
+            Status::ShuttingDown => ErrorStatus::Unavailable,
+            _ => ErrorStatus::Internal,
+        };
+        self.request_failed(kind, status);
+    }
+}

@@ -1,0 +1,163 @@
+//! The data shard's end: sends jobs, forwards replies. Never allocates, never waits.
+
+use std::sync::Arc;
+
+use super::job::CLOSED_DONE;
+use super::{Job, REPLY_HOME, Shared};
+use crate::limits::FRAME_ALIGNMENT;
+use crate::limits::REPLY_INLINE_SIZE_MAX;
+use crate::pool::{Lease, LeaseToken};
+use crate::ring::{Consumer, Home, Producer, PublishError, RingView};
+use crate::wire::{FrameFlags, FrameHeader, span};
+
+/// The shard's end of a link; see the module's text.
+pub struct ShardEnd {
+    shared: Arc<Shared>,
+    jobs: Producer,
+    replies: Box<[Consumer]>,
+}
+
+/// What [`ShardEnd::forward`] did with one reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Forwarded {
+    /// Nothing is waiting.
+    Nothing,
+    /// One frame went into the client's response ring.
+    Frame {
+        /// Its header as the client sees it.
+        header: FrameHeader,
+        /// Bytes of its payload.
+        size: u32,
+    },
+    /// The client's response ring is full; the reply stays here.
+    Blocked,
+    /// The client's head is wrong, or the answer can never fit: close the connection.
+    Refused(PublishError),
+    /// The worker has forgotten the connection: its slot can be used again.
+    Closed,
+}
+
+impl ShardEnd {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        let replies = (0..shared.slot_count).map(|_| Consumer::new(REPLY_HOME, false)).collect();
+        Self { shared, jobs: Producer::new(Home::NONE, false), replies }
+    }
+
+    /// True when a job is sure to be taken.
+    pub fn has_room(&mut self) -> bool {
+        let wanted = span(super::job::DESCRIPTOR_SIZE as u32) + FRAME_ALIGNMENT;
+        self.jobs.has_room(self.shared.jobs(), wanted).unwrap_or(false)
+    }
+
+    /// Sends `job` and wakes the worker if it sleeps.
+    ///
+    /// # Panics
+    ///
+    /// When there is no room: [`ShardEnd::has_room`] comes first.
+    pub fn send(&mut self, job: Job) {
+        use zerocopy::IntoBytes;
+        let (header, descriptor) = job.into_frame();
+        self.jobs
+            .publish(self.shared.jobs(), header, descriptor.as_bytes())
+            .expect("the caller made sure of the room");
+        if self.shared.worker_parked().take() {
+            self.shared.worker.wake();
+        }
+    }
+
+    /// True when some slot's reply ring has news; one load.
+    #[inline]
+    #[must_use]
+    pub fn has_news(&self) -> bool {
+        !self.shared.ready.is_empty()
+    }
+
+    /// Gives each slot with news to `visit`, once.
+    pub fn take_news(&self, visit: impl FnMut(usize)) {
+        self.shared.ready.take_each(visit);
+    }
+
+    /// Moves the oldest reply of `slot` into the client's response ring.
+    ///
+    /// `scratch` holds at least [`REPLY_INLINE_SIZE_MAX`] bytes.
+    pub(crate) fn forward(
+        &mut self,
+        slot: usize,
+        responses: &mut Producer,
+        ring: RingView<'_>,
+        scratch: &mut [u8],
+    ) -> Forwarded {
+        let Some(reply) = self.peek(slot) else { return Forwarded::Nothing };
+        if reply.message_type() == CLOSED_DONE {
+            self.release(slot, &reply);
+            return Forwarded::Closed;
+        }
+        let shared = Arc::clone(&self.shared);
+        let inline = &mut scratch[..(reply.payload_size as usize).min(REPLY_INLINE_SIZE_MAX)];
+        self.copy_payload(slot, &reply, inline);
+        let mut header = reply;
+        let published = if reply.flags & FrameFlags::LEASED.bits() == 0 {
+            responses.publish(ring, header, inline).map(|()| reply.payload_size)
+        } else {
+            header.flags &= !FrameFlags::LEASED.bits();
+            let lease = Lease::from_token(&shared.pool, token(inline));
+            match responses.publish(ring, header, &lease) {
+                // Note: cannot truncate: a lease is at most the largest message.
+                Ok(()) => Ok(lease.len() as u32),
+                Err(error) => {
+                    // Not delivered: the token in the ring keeps the buffer.
+                    let _ = lease.into_token();
+                    Err(error)
+                }
+            }
+        };
+        match published {
+            Ok(size) => {
+                self.release(slot, &reply);
+                Forwarded::Frame { header, size }
+            }
+            Err(PublishError::Full) => Forwarded::Blocked,
+            Err(error) => Forwarded::Refused(error),
+        }
+    }
+
+    /// Drops the oldest reply of `slot`, whose client is gone. True when the worker has forgotten
+    /// the connection.
+    pub(crate) fn discard(&mut self, slot: usize) -> Forwarded {
+        let Some(reply) = self.peek(slot) else { return Forwarded::Nothing };
+        if reply.flags & FrameFlags::LEASED.bits() != 0 {
+            let mut bytes = [0; 8];
+            self.copy_payload(slot, &reply, &mut bytes);
+            drop(Lease::from_token(&self.shared.pool, token(&bytes)));
+        }
+        self.release(slot, &reply);
+        if reply.message_type() == CLOSED_DONE {
+            Forwarded::Closed
+        } else {
+            Forwarded::Frame { header: reply, size: 0 }
+        }
+    }
+
+    fn peek(&mut self, slot: usize) -> Option<FrameHeader> {
+        self.replies[slot]
+            .poll(self.shared.replies(slot))
+            .expect("a reply ring has no hostile writer")
+    }
+
+    fn copy_payload(&self, slot: usize, reply: &FrameHeader, target: &mut [u8]) {
+        self.replies[slot]
+            .copy_payload(self.shared.replies(slot), reply, target)
+            .expect("payloads inside the daemon are not checked");
+    }
+
+    fn release(&mut self, slot: usize, reply: &FrameHeader) {
+        self.replies[slot].release(self.shared.replies(slot), reply);
+        if self.shared.worker_blocked(slot).take() {
+            self.shared.worker.wake();
+        }
+    }
+}
+
+fn token(bytes: &[u8]) -> LeaseToken {
+    LeaseToken(u64::from_le_bytes(bytes.try_into().expect("a leased reply is eight bytes")))
+}

@@ -1,0 +1,397 @@
+//! A data shard: a pinned executor with one task, which drives a [`Table`] and its own uring.
+//!
+//! The shell around the state machine: it owns descriptors, reads the clock, sleeps and wakes.
+//! After start-up it allocates nothing and waits only where it parks.
+
+mod uring;
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam_queue::ArrayQueue;
+use rustix::net::{SendFlags, Shutdown};
+use zerocopy::IntoBytes;
+
+use self::uring::{Event, Purpose, SlotKey, Uring};
+use crate::connection::{
+    Clock, Ending, NewConnection, Output, Table, TableOptions, Timestamp, Turn,
+};
+use crate::region::Region;
+use crate::wake::ShardWaker;
+use crate::wire::{Fault, Goodbye};
+
+/// Turns without work between two readings of the clock.
+const IDLE_TURNS_PER_CLOCK: u32 = 16;
+/// Turns with work between two looks at the uring, when the kernel says that it has something.
+const TURNS_PER_LOOK: u32 = 4;
+
+/// A connection on its way from the control thread to its shard.
+pub(crate) struct Arrival {
+    pub(crate) connection: NewConnection<Region>,
+    pub(crate) descriptors: Descriptors,
+}
+
+/// The descriptors of one connection.
+pub(crate) struct Descriptors {
+    /// Hung up by whichever side leaves.
+    pub(crate) socket: OwnedFd,
+    /// The client rings it.
+    pub(crate) request_doorbell: OwnedFd,
+    /// We ring it.
+    pub(crate) response_doorbell: OwnedFd,
+}
+
+/// What a shard shares with the control thread.
+pub(crate) struct ShardShared {
+    /// New connections; as long as the table has slots, so pushing to it cannot fail.
+    pub(crate) arrivals: ArrayQueue<Arrival>,
+    /// Wakes the shard for any of these.
+    pub(crate) waker: Arc<ShardWaker>,
+    /// Set to drain and stop.
+    pub(crate) stopping: AtomicBool,
+    /// Connections that occupy a slot, or are about to.
+    pub(crate) occupied: AtomicU32,
+}
+
+impl ShardShared {
+    pub(crate) fn new(slot_count: usize, waker: Arc<ShardWaker>) -> Self {
+        Self {
+            arrivals: ArrayQueue::new(slot_count),
+            waker,
+            stopping: AtomicBool::new(false),
+            occupied: AtomicU32::new(0),
+        }
+    }
+
+    /// Asks the shard to drain and stop.
+    pub(crate) fn stop(&self) {
+        self.stopping.store(true, Ordering::Release); // Pairs with the load in `turn`.
+        self.waker.wake_if_parked();
+    }
+}
+
+/// What the shell keeps for each slot.
+#[derive(Default)]
+struct Seat {
+    descriptors: Option<Descriptors>,
+    /// Told apart from earlier connections of the slot.
+    generation: u32,
+    /// Operations of the uring that still name these descriptors.
+    operations: u32,
+    /// A write to the response doorbell is under way; at most one is.
+    ringing: bool,
+    /// The client parked again meanwhile: ring once more when that write is done.
+    ring_again: bool,
+    closing: bool,
+}
+
+struct MonotonicClock(Instant);
+
+impl Clock for MonotonicClock {
+    fn now(&self) -> Timestamp {
+        Timestamp(u64::try_from(self.0.elapsed().as_nanos()).unwrap_or(u64::MAX))
+    }
+}
+
+/// The shard, on its own thread.
+pub(crate) struct DataShard {
+    table: Table<Region>,
+    uring: Uring,
+    seats: Box<[Seat]>,
+    shared: Arc<ShardShared>,
+    clock: MonotonicClock,
+    /// How long a drain may take.
+    shutdown_timeout: Duration,
+    /// When the drain must be over.
+    drain_until: Option<Timestamp>,
+    outputs: Vec<Output>,
+}
+
+impl DataShard {
+    /// Makes everything that the shard needs; on the thread that will run it.
+    ///
+    /// # Errors
+    ///
+    /// The system's, when it gives no uring.
+    pub(crate) fn new(
+        options: TableOptions,
+        shared: Arc<ShardShared>,
+        shutdown_timeout: Duration,
+    ) -> std::io::Result<Self> {
+        let slot_count = options.slot_count;
+        let mut uring = Uring::new(slot_count)?;
+        uring.watch(shared.waker.doorbell().as_fd(), Purpose::Wake);
+        uring.enter();
+        Ok(Self {
+            table: Table::new(options),
+            uring,
+            seats: (0..slot_count).map(|_| Seat::default()).collect(),
+            shared,
+            clock: MonotonicClock(Instant::now()),
+            shutdown_timeout,
+            drain_until: None,
+            outputs: Vec::with_capacity(4 * slot_count + 8),
+        })
+    }
+
+    /// Serves until it was told to stop and has drained.
+    pub(crate) fn run(&mut self) {
+        let mut now = self.clock.now();
+        let mut idle_turns = 0;
+        let mut turns = 0_u32;
+        // Bounded by the daemon's life: each round either works, polls for the spin budget, or
+        // sleeps.
+        loop {
+            turns = turns.wrapping_add(1);
+            if turns.is_multiple_of(TURNS_PER_LOOK) && self.uring.has_work() {
+                self.uring.enter();
+                self.take_events(now);
+            }
+            match self.turn(now) {
+                Turn::Busy => {
+                    idle_turns = 0;
+                    now = self.clock.now();
+                }
+                Turn::Polling => {
+                    idle_turns += 1;
+                    if idle_turns >= IDLE_TURNS_PER_CLOCK {
+                        idle_turns = 0;
+                        now = self.clock.now();
+                    }
+                    std::hint::spin_loop();
+                }
+                Turn::Parked if self.is_finished() => return,
+                Turn::Parked => {
+                    self.park(now);
+                    now = self.clock.now();
+                    self.take_events(now);
+                }
+            }
+        }
+    }
+
+    /// One turn of the table, and what it asks for.
+    fn turn(&mut self, now: Timestamp) -> Turn {
+        let mut turn = if self.take_arrivals(now) { Turn::Busy } else { Turn::Polling };
+        if self.shared.stopping.load(Ordering::Acquire) {
+            self.drain(now);
+        }
+        let tabled = self.table.turn(now, &self.clock);
+        if turn == Turn::Polling {
+            turn = tabled;
+        }
+        self.carry_out();
+        self.uring.submit();
+        turn
+    }
+
+    fn is_finished(&self) -> bool {
+        self.drain_until.is_some() && self.table.occupied_count() == 0
+    }
+
+    /// Sleeps until a doorbell, a hang-up, mail, news or a deadline.
+    fn park(&mut self, now: Timestamp) {
+        let waker = Arc::clone(&self.shared.waker);
+        let next_idle = self.table.close_idle(now);
+        self.carry_out();
+        waker.parked().arm();
+        // The last look at everything that rings only a parked shard.
+        let stopping = self.shared.stopping.load(Ordering::Acquire) && self.drain_until.is_none();
+        if self.table.has_news() || !self.shared.arrivals.is_empty() || stopping {
+            waker.parked().disarm();
+            return;
+        }
+        let until = match (next_idle, self.drain_until) {
+            (Some(idle), Some(drained)) => Some(idle.min(drained)),
+            (idle, drained) => idle.or(drained),
+        };
+        let timeout = until.map(|until| Duration::from_nanos(until.since(now)));
+        self.uring.wait(timeout);
+        waker.parked().disarm();
+    }
+
+    fn take_arrivals(&mut self, now: Timestamp) -> bool {
+        let mut any = false;
+        // Bounded: one for each slot.
+        while let Some(Arrival { connection, descriptors }) = self.shared.arrivals.pop() {
+            any = true;
+            let Ok(adopted) = self.table.adopt(connection, now) else {
+                // The control thread admits no more than there are slots.
+                debug_assert!(false, "an arrival found no slot");
+                self.shared.occupied.fetch_sub(1, Ordering::AcqRel);
+                continue;
+            };
+            let seat = &mut self.seats[adopted.slot as usize];
+            let key = SlotKey { slot: adopted.slot, generation: seat.generation };
+            self.uring.watch(descriptors.socket.as_fd(), Purpose::Socket(key));
+            self.uring.watch(descriptors.request_doorbell.as_fd(), Purpose::Doorbell(key));
+            seat.operations = 2;
+            seat.descriptors = Some(descriptors);
+        }
+        any
+    }
+
+    fn drain(&mut self, now: Timestamp) {
+        match self.drain_until {
+            None => {
+                self.drain_until = Some(now.after(self.shutdown_timeout));
+                self.table.drain(now);
+            }
+            Some(until) if now >= until && self.table.occupied_count() > 0 => self.table.end_all(),
+            Some(_) => {}
+        }
+    }
+
+    fn take_events(&mut self, now: Timestamp) {
+        // Bounded: the completion queue has a fixed size, and only `enter` fills it.
+        while let Some(event) = self.uring.next_event() {
+            match event.purpose {
+                Purpose::Wake if !event.more => {
+                    let waker = Arc::clone(&self.shared.waker);
+                    self.uring.watch(waker.doorbell().as_fd(), Purpose::Wake);
+                }
+                Purpose::Wake | Purpose::Removed => {}
+                Purpose::Doorbell(key) | Purpose::Socket(key) | Purpose::Rung(key) => {
+                    self.take_seat_event(event, key, now);
+                }
+            }
+        }
+    }
+
+    fn take_seat_event(&mut self, event: Event, key: SlotKey, now: Timestamp) {
+        let seat = &mut self.seats[key.slot as usize];
+        if seat.generation != key.generation {
+            // Cannot be: a generation ends only when all its operations have completed.
+            debug_assert!(false, "a completion for an earlier connection");
+            return;
+        }
+        if !event.more {
+            seat.operations -= 1;
+        }
+        if seat.closing {
+            self.release_if_done(key.slot);
+            return;
+        }
+        match event.purpose {
+            // A watch that the kernel refuses would be refused again.
+            Purpose::Doorbell(_) | Purpose::Socket(_) if event.result < 0 => {
+                self.table.end(key.slot, Ending::ClientLeft);
+            }
+            Purpose::Rung(_) => {
+                seat.ringing = false;
+                if std::mem::take(&mut seat.ring_again) {
+                    self.ring(key.slot);
+                }
+            }
+            Purpose::Doorbell(_) => {
+                self.table.doorbell(key.slot, now);
+                self.rewatch(event, key);
+            }
+            _ => {
+                let ending = self.judge_socket(key.slot);
+                match ending {
+                    Some(ending) => self.table.end(key.slot, ending),
+                    None => self.rewatch(event, key),
+                }
+            }
+        }
+    }
+
+    /// A multishot poll ends when the kernel runs short of completions: watches again.
+    fn rewatch(&mut self, event: Event, key: SlotKey) {
+        let seat = &mut self.seats[key.slot as usize];
+        if let (false, Some(descriptors)) = (event.more, &seat.descriptors) {
+            seat.operations += 1;
+            match event.purpose {
+                Purpose::Doorbell(_) => {
+                    self.uring.watch(descriptors.request_doorbell.as_fd(), event.purpose);
+                }
+                _ => self.uring.watch(descriptors.socket.as_fd(), event.purpose),
+            }
+        }
+    }
+
+    /// What a readable socket means: its client has left, or talks out of turn.
+    fn judge_socket(&self, slot: u32) -> Option<Ending> {
+        let descriptors = self.seats[slot as usize].descriptors.as_ref()?;
+        let mut byte = [0_u8; 1];
+        let flags = rustix::net::RecvFlags::DONTWAIT;
+        match rustix::net::recv(&descriptors.socket, &mut byte, flags) {
+            Ok((0, _)) => Some(Ending::ClientLeft),
+            Ok(_) => Some(Ending::Fault(Fault::SocketBytes)),
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => None,
+            Err(_) => Some(Ending::ClientLeft),
+        }
+    }
+
+    /// Does what the table asked for.
+    fn carry_out(&mut self) {
+        // Bounded: carrying out an output makes at most one more.
+        loop {
+            self.outputs.extend(self.table.take_outputs());
+            if self.outputs.is_empty() {
+                return;
+            }
+            for index in 0..self.outputs.len() {
+                match self.outputs[index] {
+                    Output::Ring { slot } => self.ring(slot),
+                    Output::Close { slot, goodbye } => self.close(slot, goodbye),
+                    Output::Freed { .. } => {
+                        self.shared.occupied.fetch_sub(1, Ordering::AcqRel);
+                    }
+                }
+            }
+            self.outputs.clear();
+        }
+    }
+
+    fn ring(&mut self, slot: u32) {
+        let seat = &mut self.seats[slot as usize];
+        let Some(descriptors) = &seat.descriptors else { return };
+        if seat.closing {
+            return;
+        }
+        if seat.ringing {
+            seat.ring_again = true;
+            return;
+        }
+        seat.ringing = true;
+        seat.operations += 1;
+        let key = SlotKey { slot, generation: seat.generation };
+        self.uring.ring_doorbell(descriptors.response_doorbell.as_fd(), Purpose::Rung(key));
+    }
+
+    /// Says why, hangs up, and ends all operations on the slot's descriptors.
+    fn close(&mut self, slot: u32, goodbye: Option<Goodbye>) {
+        let seat = &mut self.seats[slot as usize];
+        let Some(descriptors) = &seat.descriptors else { return };
+        seat.closing = true;
+        if let Some(goodbye) = goodbye {
+            // A client that does not even take 64 bytes gets none.
+            let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+            let _ = rustix::net::send(&descriptors.socket, goodbye.as_bytes(), flags);
+        }
+        let _ = rustix::net::shutdown(&descriptors.socket, Shutdown::Both);
+        let key = SlotKey { slot, generation: seat.generation };
+        let ringing = seat.ringing;
+        self.uring.unwatch(Purpose::Socket(key));
+        self.uring.unwatch(Purpose::Doorbell(key));
+        if ringing {
+            self.uring.cancel(Purpose::Rung(key));
+        }
+        self.release_if_done(slot);
+    }
+
+    /// Closes a slot's descriptors once no operation names them.
+    fn release_if_done(&mut self, slot: u32) {
+        let seat = &mut self.seats[slot as usize];
+        if !seat.closing || seat.operations > 0 || seat.descriptors.is_none() {
+            return;
+        }
+        let generation = (seat.generation + 1) & 0x00FF_FFFF;
+        *seat = Seat { generation, ..Seat::default() };
+        self.table.shell_released(slot);
+    }
+}

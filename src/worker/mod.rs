@@ -1,0 +1,177 @@
+//! A worker executor: a glommio executor that runs asynchronous handlers for the data shards.
+//!
+//! The http shard is one of these, with the providers' handlers. Here allocating and awaiting are
+//! fine. Each request is one task; its future is dropped the moment that it is cancelled, its
+//! deadline passes or its client dies, and with it whatever it holds upstream.
+//!
+//! The invariant to remember: a request gets exactly one last frame, because one task sends it, on
+//! one thread, and only if nothing was sent before.
+
+mod handler;
+mod session;
+
+pub use handler::{AsyncHandler, AsyncRequest, AsyncResponder};
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures_lite::{AsyncReadExt, future};
+use glommio::net::UnixStream;
+
+use self::session::{LinkState, Sessions};
+use crate::error::IpcError;
+use crate::link::{Job, JobKind, WorkerEnd};
+use crate::protocol::Codec;
+use crate::wake::WorkerWaker;
+use crate::wire::{FrameHeader, MessageType};
+
+/// What a worker executor is made from.
+pub(crate) struct WorkerOptions {
+    /// One end for each data shard.
+    pub(crate) links: Vec<WorkerEnd>,
+    pub(crate) handlers: HashMap<MessageType, Arc<dyn AsyncHandler>>,
+    pub(crate) codecs: Arc<[Arc<dyn Codec>]>,
+    /// Deadline of requests that bring none.
+    pub(crate) request_timeout: Option<Duration>,
+    /// The end that the worker reads; see [`WorkerWaker`].
+    pub(crate) doorbell: OwnedFd,
+    pub(crate) stop: Arc<WorkerStop>,
+}
+
+/// Ends a worker executor once its shards have stopped.
+pub(crate) struct WorkerStop {
+    stopping: AtomicBool,
+    waker: Arc<WorkerWaker>,
+}
+
+impl WorkerStop {
+    pub(crate) fn new(waker: Arc<WorkerWaker>) -> Self {
+        Self { stopping: AtomicBool::new(false), waker }
+    }
+
+    pub(crate) fn stop(&self) {
+        self.stopping.store(true, Ordering::Release); // Pairs with the load in `run`.
+        self.waker.wake();
+    }
+}
+
+/// Runs until told to stop; the future of the executor's one long task.
+pub(crate) async fn run(options: WorkerOptions) -> io::Result<()> {
+    let WorkerOptions { links, handlers, codecs, request_timeout, doorbell, stop } = options;
+    let mut doorbell = adopt_socket(doorbell);
+    let links: Vec<Rc<LinkState>> =
+        links.into_iter().map(|end| Rc::new(LinkState::new(end))).collect();
+    let mut sessions: Vec<Sessions> =
+        links.iter().map(|link| Sessions::new(Rc::clone(link))).collect();
+    let server = Rc::new(Server { handlers, codecs, request_timeout });
+    let mut rings = [0; 64];
+    // Bounded by the daemon's life; each round ends in a sleep or in a job.
+    while !stop.stopping.load(Ordering::Acquire) {
+        for (link, sessions) in links.iter().zip(&mut sessions) {
+            while let Some(job) = link.take_job() {
+                dispatch(job, sessions, &server);
+            }
+            link.wake_waiters();
+        }
+        for link in &links {
+            link.arm();
+        }
+        if links.iter().any(|link| link.has_job()) {
+            future::yield_now().await;
+        } else {
+            // All rings so far at once; an error means that the daemon is going down.
+            let count = doorbell.read(&mut rings).await?;
+            if count == 0 {
+                break;
+            }
+        }
+        for link in &links {
+            link.disarm();
+        }
+    }
+    Ok(())
+}
+
+/// glommio's stream over our end of the pair.
+#[allow(unsafe_code)]
+fn adopt_socket(socket: OwnedFd) -> UnixStream {
+    // SAFETY: `from_raw_fd` needs a descriptor that nobody else owns: `into_raw_fd` gave it up.
+    unsafe { UnixStream::from_raw_fd(socket.into_raw_fd()) }
+}
+
+/// What every request of this worker shares.
+struct Server {
+    handlers: HashMap<MessageType, Arc<dyn AsyncHandler>>,
+    codecs: Arc<[Arc<dyn Codec>]>,
+    request_timeout: Option<Duration>,
+}
+
+fn dispatch(job: Job, sessions: &mut Sessions, server: &Rc<Server>) {
+    let Job { slot, connection_id, kind } = job;
+    match kind {
+        JobKind::Cancel { request_id } => sessions.cancel(slot, connection_id, request_id),
+        JobKind::Closed => sessions.close(slot),
+        JobKind::Request { header, codec, payload } => {
+            let session = sessions.open(slot, connection_id);
+            let ticket = session.admit(header.request_id);
+            let codec = server
+                .codecs
+                .iter()
+                .find(|known| known.id().0 == codec)
+                .expect("a handshake grants only codecs that there are");
+            let request = AsyncRequest::new(header, payload, Arc::clone(codec), connection_id);
+            let responder = AsyncResponder::new(Rc::clone(&session), Rc::clone(&ticket), header);
+            let server = Rc::clone(server);
+            glommio::spawn_local(async move {
+                let outcome = server.serve(request, responder.clone()).await;
+                // The handler's future is gone by now, and what it held upstream with it.
+                responder.finish(outcome).await;
+                session.retire(header.request_id);
+            })
+            .detach();
+        }
+    }
+}
+
+impl Server {
+    /// Runs one handler up to its end, its deadline or its cancellation.
+    async fn serve(
+        &self,
+        request: AsyncRequest,
+        responder: AsyncResponder,
+    ) -> Result<(), IpcError> {
+        use futures_lite::FutureExt;
+        let handler =
+            self.handlers.get(&request.message_type()).ok_or(IpcError::UnknownMessageType)?;
+        let deadline = deadline(&request.header(), self.request_timeout);
+        let cancelled = responder.cancelled();
+        let handled =
+            std::panic::AssertUnwindSafe(handler.handle(request, responder)).catch_unwind();
+        let handled = async { handled.await.unwrap_or(Err(IpcError::HandlerPanic)) };
+        let stopped = async {
+            cancelled.await;
+            Err(IpcError::Cancelled)
+        };
+        let late = async {
+            match deadline {
+                Some(deadline) => glommio::timer::sleep(deadline).await,
+                None => future::pending().await,
+            }
+            Err(IpcError::Timeout)
+        };
+        // Cancellation first: who cancels wants no more work done.
+        stopped.or(handled).or(late).await
+    }
+}
+
+fn deadline(header: &FrameHeader, otherwise: Option<Duration>) -> Option<Duration> {
+    match header.deadline_ms {
+        0 => otherwise,
+        milliseconds => Some(Duration::from_millis(u64::from(milliseconds))),
+    }
+}

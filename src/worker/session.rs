@@ -1,0 +1,210 @@
+//! What a worker knows of one connection: its requests, and how to reach its reply ring.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::future::{Future, poll_fn};
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+use futures_lite::FutureExt;
+
+use crate::error::IpcError;
+use crate::link::{Job, ReplyError, WorkerEnd};
+use crate::wire::FrameHeader;
+
+/// How long a reply that found no buffer waits before it tries again; buffers are given back by
+/// other connections, which do not know of us.
+const LEASE_RETRY: Duration = Duration::from_millis(1);
+
+/// The worker's end of one link, shared by its tasks (all on one thread).
+pub(super) struct LinkState {
+    end: RefCell<WorkerEnd>,
+    /// Tasks that wait for space in some reply ring; all are woken when the shard rings.
+    waiters: RefCell<Vec<Waker>>,
+}
+
+impl LinkState {
+    pub(super) fn new(end: WorkerEnd) -> Self {
+        Self { end: RefCell::new(end), waiters: RefCell::default() }
+    }
+
+    pub(super) fn take_job(&self) -> Option<Job> {
+        self.end.borrow_mut().take()
+    }
+
+    pub(super) fn has_job(&self) -> bool {
+        self.end.borrow().has_job()
+    }
+
+    pub(super) fn arm(&self) {
+        self.end.borrow().arm();
+    }
+
+    pub(super) fn disarm(&self) {
+        self.end.borrow().disarm();
+    }
+
+    pub(super) fn wake_waiters(&self) {
+        for waiter in self.waiters.borrow_mut().drain(..) {
+            waiter.wake();
+        }
+    }
+
+    /// Ends at the next [`LinkState::wake_waiters`].
+    async fn wait(&self) {
+        let mut registered = false;
+        poll_fn(|context| {
+            if registered {
+                return Poll::Ready(());
+            }
+            registered = true;
+            self.waiters.borrow_mut().push(context.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+}
+
+/// The connections of one shard that have had requests here, by slot.
+pub(super) struct Sessions {
+    link: Rc<LinkState>,
+    by_slot: HashMap<u32, Rc<Session>>,
+}
+
+impl Sessions {
+    pub(super) fn new(link: Rc<LinkState>) -> Self {
+        Self { link, by_slot: HashMap::new() }
+    }
+
+    /// The session of the connection in `slot`.
+    pub(super) fn open(&mut self, slot: u32, connection_id: u64) -> Rc<Session> {
+        let link = &self.link;
+        Rc::clone(self.by_slot.entry(slot).or_insert_with(|| {
+            Rc::new(Session {
+                link: Rc::clone(link),
+                slot,
+                connection_id,
+                closed: Cell::new(false),
+                tickets: RefCell::default(),
+            })
+        }))
+    }
+
+    /// Cancels a request, if it is still there.
+    pub(super) fn cancel(&self, slot: u32, connection_id: u64, request_id: u64) {
+        let Some(session) = self.by_slot.get(&slot) else { return };
+        debug_assert_eq!(session.connection_id, connection_id);
+        if let Some(ticket) = session.tickets.borrow().get(&request_id) {
+            ticket.cancel();
+        }
+    }
+
+    /// Drops all requests of the connection in `slot` and tells the shard when that is done.
+    pub(super) fn close(&mut self, slot: u32) {
+        if let Some(session) = self.by_slot.remove(&slot) {
+            // From here on nothing is published for it; its tasks end when they are next polled.
+            session.closed.set(true);
+            for ticket in session.tickets.borrow().values() {
+                ticket.cancel();
+            }
+            // Those that wait for space would otherwise sleep on.
+            self.link.wake_waiters();
+        }
+        let link = Rc::clone(&self.link);
+        glommio::spawn_local(async move {
+            // Bounded: the shard empties the reply ring of a closed connection.
+            while link.end.borrow_mut().acknowledge_closed(slot).is_err() {
+                link.wait().await;
+            }
+        })
+        .detach();
+    }
+}
+
+/// One connection.
+pub(super) struct Session {
+    link: Rc<LinkState>,
+    slot: u32,
+    connection_id: u64,
+    closed: Cell<bool>,
+    tickets: RefCell<HashMap<u64, Rc<Ticket>>>,
+}
+
+impl Session {
+    /// A new request.
+    pub(super) fn admit(&self, request_id: u64) -> Rc<Ticket> {
+        let ticket = Rc::new(Ticket::default());
+        self.tickets.borrow_mut().insert(request_id, Rc::clone(&ticket));
+        ticket
+    }
+
+    /// The request has had its last frame.
+    pub(super) fn retire(&self, request_id: u64) {
+        self.tickets.borrow_mut().remove(&request_id);
+    }
+
+    /// Publishes one frame; waits while there is no space.
+    pub(super) async fn publish(
+        &self,
+        header: FrameHeader,
+        payload: &[u8],
+        ticket: &Ticket,
+    ) -> Result<(), IpcError> {
+        // Bounded by the client: it reads, or it is closed for not reading.
+        loop {
+            if self.closed.get() {
+                return Err(IpcError::Cancelled);
+            }
+            let published = self.link.end.borrow_mut().publish(self.slot, header, payload);
+            match published {
+                Ok(()) => {
+                    if header.is_last() {
+                        ticket.answered.set(true);
+                    }
+                    return Ok(());
+                }
+                Err(ReplyError::Full) => self.link.wait().await,
+                Err(ReplyError::NoLease) => {
+                    self.link.wait().or(glommio::timer::sleep(LEASE_RETRY)).await;
+                }
+                Err(ReplyError::TooLarge) => {
+                    let max = self.link.end.borrow().pool().buffer_size_max();
+                    return Err(IpcError::MessageTooLarge { size: payload.len() as u64, max });
+                }
+            }
+        }
+    }
+}
+
+/// One request's life on this worker.
+#[derive(Default)]
+pub(super) struct Ticket {
+    cancelled: Cell<bool>,
+    answered: Cell<bool>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Ticket {
+    pub(super) fn is_answered(&self) -> bool {
+        self.answered.get()
+    }
+
+    fn cancel(&self) {
+        self.cancelled.set(true);
+        if let Some(waker) = self.waker.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+
+    /// Ends when the request is cancelled.
+    pub(super) fn cancelled(&self) -> impl Future<Output = ()> + '_ {
+        poll_fn(|context| {
+            if self.cancelled.get() {
+                return Poll::Ready(());
+            }
+            *self.waker.borrow_mut() = Some(context.waker().clone());
+            Poll::Pending
+        })
+    }
+}
