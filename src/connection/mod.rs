@@ -118,3 +118,6 @@ pub fn message_size_max(layout: RegionLayout, configured: u32) -> u32 {
     let fits = smaller - FRAME_ALIGNMENT - FRAME_HEADER_SIZE;
     u32::try_from(fits).unwrap_or(u32::MAX).min(configured)
 }
+
+#[cfg(test)]
+mod tests;

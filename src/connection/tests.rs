@@ -1,0 +1,456 @@
+//! The table over plain memory, with a clock that only the test moves.
+
+use std::cell::Cell;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use super::*;
+use crate::error::IpcError;
+use crate::limits::{IN_FLIGHT_PER_CONNECTION, SYNC_REPLY_SIZE_MIN};
+use crate::link::{JobKind, WorkerEnd, link};
+use crate::metrics::{BuildInfo, Metrics, MetricsOptions};
+use crate::pool::{BufferPool, PoolSizes};
+use crate::protocol::{Codec, JsonCodec};
+use crate::region::RegionView;
+use crate::ring::PublishError;
+use crate::sync::AtomicU64;
+use crate::wake::{ShardWaker, WorkerWaker};
+use crate::wire::{FrameHeader, MessageType};
+
+const LAYOUT: RegionLayout = RegionLayout::new(1 << 14, 1 << 14);
+const SPIN_NS: u64 = 1000;
+const PANICS: MessageType = MessageType::user(0);
+const FAILS: MessageType = MessageType::user(1);
+const CHUNKS: MessageType = MessageType::user(2);
+const TOO_MUCH: MessageType = MessageType::user(3);
+const SLOW: MessageType = MessageType::user(4);
+
+/// A region on the heap, shared by both sides.
+#[derive(Clone)]
+struct HeapRegion(Arc<Vec<AtomicU64>>);
+
+impl HeapRegion {
+    fn new() -> Self {
+        let words = (0..LAYOUT.size() / 8).map(|_| AtomicU64::new(0)).collect();
+        let region = Self(Arc::new(words));
+        region.view().initialize();
+        region
+    }
+}
+
+impl RegionMemory for HeapRegion {
+    fn view(&self) -> RegionView<'_> {
+        RegionView::new(&self.0, LAYOUT)
+    }
+}
+
+#[derive(Default)]
+struct ManualClock(Cell<u64>);
+
+impl Clock for ManualClock {
+    fn now(&self) -> Timestamp {
+        Timestamp(self.0.get())
+    }
+}
+
+struct Client {
+    region: HeapRegion,
+    requests: Producer,
+    responses: Consumer,
+    slot: u32,
+}
+
+type Answer = (u64, Status, bool, Vec<u8>);
+
+impl Client {
+    fn send(
+        &mut self,
+        message_type: MessageType,
+        id: u64,
+        payload: &[u8],
+    ) -> Result<(), PublishError> {
+        let header = FrameHeader::request(message_type, id);
+        self.requests.publish(self.region.view().request_ring(), header, payload)
+    }
+
+    fn receive(&mut self) -> Option<Answer> {
+        let ring = self.region.view().response_ring();
+        let header = self.responses.poll(ring).unwrap()?;
+        let mut payload = vec![0; header.payload_size as usize];
+        self.responses.copy_payload(ring, &header, &mut payload).unwrap();
+        self.responses.release(ring, &header);
+        Some((header.request_id, header.status(), header.is_last(), payload))
+    }
+}
+
+struct Shard {
+    table: Table<HeapRegion>,
+    worker: WorkerEnd,
+    clock: ManualClock,
+    metrics: Arc<Metrics>,
+    outputs: Vec<Output>,
+}
+
+impl Shard {
+    fn new(slot_count: usize) -> Self {
+        let mut routes = Routes::new();
+        let mut set = |message_type, handler: Arc<dyn Handler>| {
+            routes.set(message_type, Route::Synchronous(handler));
+        };
+        set(
+            MessageType::ECHO,
+            Arc::new(|request: &Request<'_>, responder: &mut Responder<'_>| {
+                responder.reply(request.payload())
+            }),
+        );
+        set(
+            PANICS,
+            Arc::new(|_: &Request<'_>, _: &mut Responder<'_>| -> Result<(), IpcError> {
+                panic!("on purpose")
+            }),
+        );
+        set(
+            FAILS,
+            Arc::new(|_: &Request<'_>, _: &mut Responder<'_>| {
+                Err(IpcError::InvalidRequest { detail: "never right".into() })
+            }),
+        );
+        set(
+            CHUNKS,
+            Arc::new(|_: &Request<'_>, responder: &mut Responder<'_>| {
+                responder.chunk(b"one")?;
+                responder.chunk(b"two")
+            }),
+        );
+        set(
+            TOO_MUCH,
+            Arc::new(|_: &Request<'_>, responder: &mut Responder<'_>| {
+                responder.reply(&[0; SYNC_REPLY_SIZE_MIN as usize + 64])
+            }),
+        );
+        routes.set(SLOW, Route::Worker(0));
+        let pool = BufferPool::new(PoolSizes::for_config(12, 1 << 20)).unwrap();
+        let (waker, _) = WorkerWaker::new().unwrap();
+        let waker = (Arc::new(ShardWaker::new().unwrap()), Arc::new(waker));
+        let (shard, worker) = link(slot_count, pool.clone(), waker.0, waker.1).unwrap();
+        let metrics = Arc::new(Metrics::new(MetricsOptions {
+            shard_count: 1,
+            fault_names: &Fault::NAMES,
+            started: SystemTime::now(),
+            build: BuildInfo { version: "test", revision: "test" },
+        }));
+        let table = Table::new(TableOptions {
+            slot_count,
+            routes: Arc::new(routes),
+            codecs: Arc::new([Arc::new(JsonCodec) as Arc<dyn Codec>]),
+            links: vec![shard],
+            pool,
+            metrics: Arc::clone(&metrics),
+            shard_index: 0,
+            message_size_max: 8192,
+            spin_ns: SPIN_NS,
+            idle_timeout_ns: Some(1_000_000),
+        });
+        Self { table, worker, clock: ManualClock::default(), metrics, outputs: Vec::new() }
+    }
+
+    fn connect(&mut self) -> Client {
+        let region = HeapRegion::new();
+        let new = NewConnection {
+            memory: region.clone(),
+            layout: LAYOUT,
+            features: Features::empty(),
+            codec: 0,
+            connection_id: 1,
+        };
+        let adopted = self.table.adopt(new, self.clock.now()).ok().expect("a free slot");
+        Client {
+            region,
+            requests: Producer::new(LAYOUT.request_home(), false),
+            responses: Consumer::new(LAYOUT.response_home(), false),
+            slot: adopted.slot,
+        }
+    }
+
+    /// Turns until nothing happens any more, at one moment of time.
+    fn settle(&mut self) -> Turn {
+        for _ in 0..1000 {
+            let turn = self.table.turn(self.clock.now(), &self.clock);
+            self.outputs.extend(self.table.take_outputs());
+            if turn != Turn::Busy {
+                return turn;
+            }
+        }
+        panic!("a shard with bounded work did not settle");
+    }
+
+    /// Lets the spin budget pass.
+    fn cool(&mut self) -> Turn {
+        self.clock.0.set(self.clock.0.get() + SPIN_NS);
+        self.settle()
+    }
+
+    fn closed(&self, slot: u32) -> Option<Status> {
+        self.outputs.iter().find_map(|output| match output {
+            Output::Close { slot: closed, goodbye } if *closed == slot => {
+                Some(goodbye.map_or(Status::Ok, |goodbye| Status::from_wire(goodbye.status)))
+            }
+            _ => None,
+        })
+    }
+}
+
+#[test]
+fn each_kind_of_failure_has_its_answer_and_the_connection_goes_on() {
+    let mut shard = Shard::new(2);
+    let mut client = shard.connect();
+    for (id, message_type) in [
+        (1, PANICS),
+        (2, FAILS),
+        (3, MessageType::user(99)),
+        (4, TOO_MUCH),
+        (5, CHUNKS),
+        (6, MessageType::ECHO),
+    ] {
+        client.send(message_type, id, b"ping").unwrap();
+    }
+    shard.settle();
+    let mut next = || client.receive().unwrap();
+    let (id, status, last, _) = next();
+    assert_eq!((id, status, last), (1, Status::HandlerPanic, true));
+    let (id, status, last, text) = next();
+    assert_eq!((id, status, last), (2, Status::InvalidRequest, true));
+    assert_eq!(text, b"invalid request: never right");
+    assert_eq!(next().1, Status::UnknownMessageType);
+    assert_eq!(next().1, Status::MessageTooLarge);
+    assert_eq!(next(), (5, Status::Ok, false, b"one".to_vec()));
+    assert_eq!(next(), (5, Status::Ok, false, b"two".to_vec()));
+    assert_eq!(next(), (5, Status::Ok, true, Vec::new()));
+    assert_eq!(next(), (6, Status::Ok, true, b"ping".to_vec()));
+    assert_eq!(shard.closed(client.slot), None);
+}
+
+#[test]
+fn too_large_is_answered_and_closes() {
+    let mut shard = Shard::new(2);
+    let mut client = shard.connect();
+    client.send(MessageType::ECHO, 9, &[0; 8193]).unwrap();
+    shard.settle();
+    assert_eq!(client.receive().unwrap().1, Status::MessageTooLarge);
+    assert_eq!(shard.closed(client.slot), Some(Status::MessageTooLarge));
+}
+
+#[test]
+fn a_fault_closes_its_connection_and_nobody_elses() {
+    let mut shard = Shard::new(2);
+    let (mut honest, hostile) = (shard.connect(), shard.connect());
+    let home = LAYOUT.request_offset() + LAYOUT.request_home().offset;
+    hostile.region.0[(home / 8) as usize].store(0xDEAD, crate::sync::Ordering::Relaxed);
+    honest.send(MessageType::ECHO, 1, b"still here").unwrap();
+    shard.settle();
+    assert_eq!(shard.closed(hostile.slot), Some(Status::Fault));
+    assert_eq!(honest.receive().unwrap().3, b"still here");
+    let page = shard.metrics.export_prometheus();
+    assert!(page.contains("frame_mark"), "{page}");
+}
+
+#[test]
+fn a_quiet_connection_parks_and_its_doorbell_wakes_it() {
+    let mut shard = Shard::new(1);
+    let mut client = shard.connect();
+    assert_eq!(shard.settle(), Turn::Polling);
+    assert_eq!(shard.cool(), Turn::Parked);
+    client.send(MessageType::ECHO, 1, b"x").unwrap();
+    assert_eq!(shard.settle(), Turn::Parked);
+    assert!(client.region.view().daemon_parked().take(), "the client must ring");
+    shard.table.doorbell(client.slot, shard.clock.now());
+    shard.settle();
+    assert!(client.receive().is_some());
+    assert!(!client.region.view().daemon_parked().take(), "a polled connection needs no ring");
+}
+
+#[test]
+fn a_parked_client_is_rung_once_for_many_answers() {
+    let mut shard = Shard::new(1);
+    let mut client = shard.connect();
+    client.region.view().client_parked().arm();
+    for id in 0..5 {
+        client.send(MessageType::ECHO, id, b"x").unwrap();
+    }
+    shard.settle();
+    let rings = shard.outputs.iter().filter(|output| matches!(output, Output::Ring { .. })).count();
+    assert_eq!(rings, 1);
+}
+
+#[test]
+fn a_full_response_ring_is_backpressure_and_nothing_is_lost() {
+    let mut shard = Shard::new(1);
+    let mut client = shard.connect();
+    let (mut sent, mut received) = (0, 0);
+    for round in 0..2000 {
+        if client.send(MessageType::ECHO, sent, &[7; 1000]).is_ok() {
+            sent += 1;
+        } else {
+            shard.settle();
+        }
+        // A client that reads rarely.
+        if round % 40 == 39 {
+            while let Some((id, ..)) = client.receive() {
+                assert_eq!(id, received);
+                received += 1;
+            }
+        }
+    }
+    for _ in 0..100 {
+        shard.settle();
+        while let Some((id, ..)) = client.receive() {
+            assert_eq!(id, received);
+            received += 1;
+        }
+    }
+    assert_eq!(received, sent);
+}
+
+#[test]
+fn a_blocked_connection_parks_and_asks_for_a_ring_when_there_is_space() {
+    let mut shard = Shard::new(1);
+    let mut client = shard.connect();
+    for id in 0.. {
+        if client.send(MessageType::ECHO, id, &[7; 1000]).is_err() {
+            shard.settle();
+            if client.send(MessageType::ECHO, id, &[7; 1000]).is_err() {
+                break;
+            }
+        }
+    }
+    assert_eq!(shard.cool(), Turn::Parked);
+    while client.receive().is_some() {}
+    assert!(client.region.view().daemon_blocked().take(), "the client must ring");
+    shard.table.doorbell(client.slot, shard.clock.now());
+    shard.settle();
+    assert!(client.receive().is_some());
+}
+
+#[test]
+fn jobs_go_to_the_worker_and_their_answers_come_back_in_any_order() {
+    let mut shard = Shard::new(1);
+    let mut client = shard.connect();
+    for id in [1, 2] {
+        client.send(SLOW, id, &[id as u8; 10]).unwrap();
+    }
+    shard.settle();
+    let mut headers = Vec::new();
+    while let Some(job) = shard.worker.take() {
+        let JobKind::Request { header, payload, .. } = job.kind else { panic!("another kind") };
+        assert_eq!(payload.unwrap()[0], header.request_id as u8);
+        headers.push(header);
+    }
+    shard.worker.publish(client.slot, headers[1].chunk(), b"part").unwrap();
+    shard.worker.publish(client.slot, headers[1].answer(Status::Ok), b"two").unwrap();
+    shard.worker.publish(client.slot, headers[0].answer(Status::Ok), b"one").unwrap();
+    shard.settle();
+    assert_eq!(client.receive().unwrap(), (2, Status::Ok, false, b"part".to_vec()));
+    assert_eq!(client.receive().unwrap(), (2, Status::Ok, true, b"two".to_vec()));
+    assert_eq!(client.receive().unwrap(), (1, Status::Ok, true, b"one".to_vec()));
+}
+
+#[test]
+fn an_id_in_flight_twice_is_a_fault_and_one_too_many_is_busy() {
+    let mut shard = Shard::new(2);
+    let (mut greedy, mut wrong) = (shard.connect(), shard.connect());
+    for id in 0..=IN_FLIGHT_PER_CONNECTION as u64 {
+        greedy.send(SLOW, id, b"").unwrap();
+    }
+    wrong.send(SLOW, 5, b"").unwrap();
+    wrong.send(SLOW, 5, b"").unwrap();
+    shard.settle();
+    let (id, status, last, _) = greedy.receive().unwrap();
+    assert_eq!((id, status, last), (IN_FLIGHT_PER_CONNECTION as u64, Status::Busy, true));
+    assert_eq!(shard.closed(wrong.slot), Some(Status::Fault));
+    assert_eq!(shard.closed(greedy.slot), None);
+}
+
+#[test]
+fn cancel_reaches_the_worker_and_a_foreign_id_nobody() {
+    let mut shard = Shard::new(1);
+    let mut client = shard.connect();
+    client.send(SLOW, 1, b"").unwrap();
+    client.send(MessageType::CANCEL, 1, b"").unwrap();
+    client.send(MessageType::CANCEL, 77, b"").unwrap();
+    shard.settle();
+    assert!(matches!(shard.worker.take().unwrap().kind, JobKind::Request { .. }));
+    assert!(matches!(shard.worker.take().unwrap().kind, JobKind::Cancel { request_id: 1 }));
+    assert!(shard.worker.take().is_none());
+    assert!(client.receive().is_none(), "a cancel has no answer of its own");
+}
+
+#[test]
+fn a_slot_is_free_again_when_shell_and_worker_have_let_go() {
+    let mut shard = Shard::new(1);
+    let mut client = shard.connect();
+    client.send(SLOW, 1, b"payload").unwrap();
+    shard.settle();
+    shard.table.end(client.slot, Ending::ClientLeft);
+    shard.settle();
+    assert_eq!(shard.table.occupied_count(), 1);
+    shard.table.shell_released(client.slot);
+    assert_eq!(shard.table.occupied_count(), 1, "the worker may still publish");
+    // Late replies are dropped, the acknowledgement frees the slot.
+    let header = FrameHeader::request(SLOW, 1);
+    shard.worker.publish(client.slot, header.answer(Status::Ok), b"late").unwrap();
+    assert!(matches!(shard.worker.take().unwrap().kind, JobKind::Request { .. }));
+    assert!(matches!(shard.worker.take().unwrap().kind, JobKind::Closed));
+    shard.worker.acknowledge_closed(client.slot).unwrap();
+    shard.settle();
+    assert_eq!(shard.table.occupied_count(), 0);
+    let mut next = shard.connect();
+    next.send(MessageType::ECHO, 1, b"fresh").unwrap();
+    shard.settle();
+    assert_eq!(next.receive().unwrap().3, b"fresh");
+}
+
+#[test]
+fn silence_closes_a_connection_but_waiting_for_us_is_not_silence() {
+    let mut shard = Shard::new(2);
+    let (silent, mut waiting) = (shard.connect(), shard.connect());
+    waiting.send(SLOW, 1, b"").unwrap();
+    shard.settle();
+    shard.clock.0.set(Duration::from_millis(1).as_nanos() as u64);
+    assert_eq!(shard.table.close_idle(shard.clock.now()), None);
+    shard.settle();
+    assert_eq!(shard.closed(silent.slot), Some(Status::IdleTimeout));
+    assert_eq!(shard.closed(waiting.slot), None);
+}
+
+#[test]
+fn draining_finishes_what_is_in_flight_and_refuses_what_is_new() {
+    let mut shard = Shard::new(2);
+    let (idle, mut busy) = (shard.connect(), shard.connect());
+    busy.send(SLOW, 1, b"").unwrap();
+    shard.settle();
+    shard.table.drain(shard.clock.now());
+    busy.send(MessageType::ECHO, 2, b"new").unwrap();
+    shard.settle();
+    assert_eq!(shard.closed(idle.slot), Some(Status::ShuttingDown));
+    assert_eq!(busy.receive().unwrap().1, Status::ShuttingDown);
+    assert_eq!(shard.closed(busy.slot), None);
+    let header = FrameHeader::request(SLOW, 1);
+    shard.worker.publish(busy.slot, header.answer(Status::Ok), b"whole").unwrap();
+    shard.settle();
+    assert_eq!(busy.receive().unwrap(), (1, Status::Ok, true, b"whole".to_vec()));
+    assert_eq!(shard.closed(busy.slot), Some(Status::ShuttingDown));
+}
+
+#[test]
+fn a_table_without_slots_gives_the_connection_back() {
+    let mut shard = Shard::new(1);
+    let _first = shard.connect();
+    let new = NewConnection {
+        memory: HeapRegion::new(),
+        layout: LAYOUT,
+        features: Features::empty(),
+        codec: 0,
+        connection_id: 2,
+    };
+    assert!(shard.table.adopt(new, Timestamp(0)).is_err());
+}
