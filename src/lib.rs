@@ -2,6 +2,8 @@
 #![deny(unsafe_code)]
 
 pub mod checksum;
+#[cfg(feature = "client")]
+pub mod client;
 #[cfg(feature = "server")]
 pub mod config;
 #[cfg(feature = "server")]

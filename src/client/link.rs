@@ -1,0 +1,396 @@
+//! One open connection without a policy: its memory, its doorbells, its socket, and both ring ends.
+//!
+//! [`Link`] is what both ends share; [`Sender`] and [`Receiver`] each have one owner at a time, so a
+//! thread can send while another receives. The invariant to remember: what the daemon published
+//! before it hung up still counts, so whoever sees a hang-up empties the response ring first.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::Shutdown;
+
+use crate::error::IpcError;
+use crate::limits::{FRAME_ALIGNMENT, FRAME_HEADER_SIZE};
+use crate::region::{Doorbell, Region, RegionView};
+use crate::ring::{Consumer, Producer, PublishError};
+use crate::wire::{Fault, FrameHeader, Goodbye, MessageType, Position, WELCOME_SIZE, span};
+
+/// Frames from this span on, in bytes, give their pages back once they are consumed.
+const GIVE_BACK_SPAN: u64 = 256 * 1024;
+/// A producer writes ahead of its tail, into at most this many bytes behind it.
+const WRITTEN_AHEAD: u64 = 3 * FRAME_ALIGNMENT;
+/// Cancels that wait for space before their list has to grow.
+const CANCELS_WAITING: usize = 64;
+/// What stands in for a park that the system refused.
+const REFUSED_PARK: Duration = Duration::from_millis(1);
+
+/// What the handshake settled.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Agreed {
+    pub(super) connection_id: u64,
+    pub(super) daemon_instance: u64,
+    pub(super) message_size_max: u64,
+    pub(super) in_flight_max: u32,
+    pub(super) payload_checked: bool,
+}
+
+/// Why a connection is over.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Lost {
+    /// The daemon hung up, perhaps with a last word.
+    HungUp(Option<Goodbye>),
+    /// The daemon broke the protocol.
+    Fault(Fault),
+    /// Tasks wait and the system refuses the thread that would drive them.
+    NoDriver,
+}
+
+impl Lost {
+    pub(super) fn error(&self) -> IpcError {
+        match self {
+            Self::HungUp(goodbye) => IpcError::from_goodbye(goodbye.as_ref()),
+            Self::Fault(fault) => IpcError::Fault(*fault),
+            Self::NoDriver => {
+                let reason = "the system refused to start the client's thread".into();
+                IpcError::ConnectionLost { reason }
+            }
+        }
+    }
+}
+
+impl From<Fault> for Lost {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
+/// What both directions of a connection share.
+#[derive(Debug)]
+pub(super) struct Link {
+    region: Region,
+    request_doorbell: Doorbell,
+    response_doorbell: Doorbell,
+    socket: OwnedFd,
+    agreed: Agreed,
+}
+
+impl Link {
+    pub(super) const fn new(
+        region: Region,
+        request_doorbell: Doorbell,
+        response_doorbell: Doorbell,
+        socket: OwnedFd,
+        agreed: Agreed,
+    ) -> Self {
+        Self { region, request_doorbell, response_doorbell, socket, agreed }
+    }
+
+    /// The two ends of this link's rings. Made once per link.
+    pub(super) fn ends(&self) -> (Sender, Receiver) {
+        let (layout, checked) = (self.region.layout(), self.agreed.payload_checked);
+        let sender = Sender {
+            producer: Producer::new(layout.request_home(), checked),
+            leftovers: Leftovers { large: None, cancels: Vec::with_capacity(CANCELS_WAITING) },
+            has_leftovers: false,
+        };
+        let receiver = Receiver {
+            consumer: Consumer::new(layout.response_home(), checked),
+            farewell: Farewell { bytes: [0; WELCOME_SIZE], received: 0, ended: false },
+        };
+        (sender, receiver)
+    }
+
+    #[inline]
+    pub(super) fn view(&self) -> RegionView<'_> {
+        self.region.view()
+    }
+
+    #[inline]
+    pub(super) const fn agreed(&self) -> &Agreed {
+        &self.agreed
+    }
+
+    pub(super) const fn response_doorbell(&self) -> &Doorbell {
+        &self.response_doorbell
+    }
+
+    #[cfg(feature = "tokio")]
+    pub(super) fn socket(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    /// Frames that the response ring can hold at one time.
+    pub(super) const fn response_frames_max(&self) -> u64 {
+        self.region.layout().response_capacity() / FRAME_ALIGNMENT
+    }
+
+    /// Rings the daemon if it is parked. Once after any number of publishes.
+    #[inline]
+    pub(super) fn notify(&self) {
+        if self.view().daemon_parked().take() {
+            self.request_doorbell.ring();
+        }
+    }
+
+    /// Refuses a payload that the daemon or the request ring would not take.
+    #[inline]
+    pub(super) fn check_size(&self, size: usize) -> Result<(), IpcError> {
+        let capacity = self.region.layout().request_capacity();
+        // One unit of the ring stays free behind the largest frame.
+        let fits = capacity - FRAME_ALIGNMENT - FRAME_HEADER_SIZE;
+        let (size, max) = (size as u64, self.agreed.message_size_max.min(fits));
+        if size <= max { Ok(()) } else { Err(IpcError::MessageTooLarge { size, max }) }
+    }
+
+    /// Waits until the response doorbell is rung, the daemon hangs up, `other` is readable, or the
+    /// deadline falls; also returns when a signal comes. The caller has armed the doorbell and
+    /// looked once more. True when the socket wants to be looked at.
+    pub(super) fn park(&self, deadline: Option<Instant>, other: Option<BorrowedFd<'_>>) -> bool {
+        let watched = |fd| PollFd::from_borrowed_fd(fd, PollFlags::IN);
+        let doorbell = self.response_doorbell.as_fd();
+        let mut fds = [
+            PollFd::from_borrowed_fd(self.socket.as_fd(), PollFlags::IN | PollFlags::RDHUP),
+            watched(doorbell),
+            watched(other.unwrap_or(doorbell)),
+        ];
+        !wait_for(&mut fds, deadline) || !fds[0].revents().is_empty()
+    }
+
+    /// Hangs up: the daemon sees it at once, whoever else still holds this link.
+    pub(super) fn hang_up(&self) {
+        // Nothing to do about a failure: the socket is gone then, which is the aim.
+        let _ = rustix::net::shutdown(&self.socket, Shutdown::Both);
+    }
+}
+
+/// poll(2) until the deadline; a signal ends it early. False when the system refused: it has no memory
+/// left, so the caller looks around by itself, a millisecond later.
+pub(super) fn wait_for(fds: &mut [PollFd<'_>], deadline: Option<Instant>) -> bool {
+    let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+    let left = left.and_then(|left: Duration| Timespec::try_from(left).ok());
+    match poll(fds, left.as_ref()) {
+        Ok(_) | Err(Errno::INTR) => true,
+        Err(_) => {
+            thread::sleep(REFUSED_PARK);
+            false
+        }
+    }
+}
+
+/// The sending end.
+#[derive(Debug)]
+pub(super) struct Sender {
+    producer: Producer,
+    leftovers: Leftovers,
+    /// Exactly when `leftovers` holds anything: the one thing that a publish looks at.
+    has_leftovers: bool,
+}
+
+/// What is to be done when there is a chance.
+#[derive(Debug)]
+struct Leftovers {
+    large: Option<LargeRequest>,
+    /// Requests to cancel, when the ring has space.
+    cancels: Vec<u64>,
+}
+
+/// A request whose pages go back to the kernel once the daemon has consumed it.
+#[derive(Clone, Copy, Debug)]
+struct LargeRequest {
+    start: Position,
+    end: Position,
+}
+
+impl Sender {
+    /// Publishes a request; false when the ring is full. The caller notifies.
+    ///
+    /// The size has been checked by [`Link::check_size`].
+    #[inline]
+    pub(super) fn publish(
+        &mut self,
+        link: &Link,
+        header: FrameHeader,
+        payload: &[u8],
+    ) -> Result<bool, Fault> {
+        if self.has_leftovers && !self.tidy(link)? {
+            link.notify();
+            return Ok(false);
+        }
+        match self.producer.publish(link.view().request_ring(), header, payload) {
+            Ok(()) => {
+                if payload.len() as u64 >= GIVE_BACK_SPAN {
+                    self.remember_large(payload.len());
+                }
+                Ok(true)
+            }
+            Err(PublishError::Full) => {
+                // There may be new padding in the ring, which a parked daemon has to skip.
+                link.notify();
+                Ok(false)
+            }
+            Err(PublishError::Fault(fault)) => Err(fault),
+            Err(PublishError::TooLarge { .. }) => unreachable!("the size was checked"),
+        }
+    }
+
+    /// Publishes a cancel, now or when there is space, and rings the daemon.
+    pub(super) fn cancel(&mut self, link: &Link, id: u64) -> Result<(), Fault> {
+        self.leftovers.cancels.push(id);
+        self.tidy(link)?;
+        link.notify();
+        Ok(())
+    }
+
+    /// Does what was left over, as far as that is possible now; false when cancels still wait.
+    pub(super) fn tidy(&mut self, link: &Link) -> Result<bool, Fault> {
+        self.give_back(link)?;
+        let ring = link.view().request_ring();
+        while let Some(id) = self.leftovers.cancels.last() {
+            let header = FrameHeader::request(MessageType::CANCEL, *id);
+            match self.producer.publish(ring, header, &[]) {
+                Ok(()) => drop(self.leftovers.cancels.pop()),
+                Err(PublishError::Fault(fault)) => return Err(fault),
+                Err(PublishError::Full | PublishError::TooLarge { .. }) => break,
+            }
+        }
+        let sent = self.leftovers.cancels.is_empty();
+        self.has_leftovers = !sent || self.leftovers.large.is_some();
+        Ok(sent)
+    }
+
+    /// True when [`Sender::tidy`] has something to do.
+    #[inline]
+    pub(super) const fn has_leftovers(&self) -> bool {
+        self.has_leftovers
+    }
+
+    #[cold]
+    fn remember_large(&mut self, size: usize) {
+        // Note: cannot truncate: a request ring holds less than 4 GiB.
+        let span = span(u32::try_from(size).unwrap_or(u32::MAX));
+        let end = self.producer.tail();
+        self.leftovers.large = Some(LargeRequest { start: Position(end.0 - span), end });
+        self.has_leftovers = true;
+    }
+
+    /// Gives the pages of the last large request back if the daemon is through with it.
+    fn give_back(&mut self, link: &Link) -> Result<(), Fault> {
+        let Some(large) = self.leftovers.large else {
+            return Ok(());
+        };
+        let ring = link.view().request_ring();
+        let drained = self.producer.is_drained(ring)?;
+        if !drained && self.producer.head_seen() < large.end {
+            return Ok(());
+        }
+        self.leftovers.large = None;
+        // Once we have come round to its place, that place holds younger frames.
+        let written = self.producer.tail().0 + WRITTEN_AHEAD + FRAME_ALIGNMENT;
+        if written <= large.start.0 + ring.capacity() {
+            let layout = link.region.layout();
+            let start = layout.request_offset() + (large.start.0 & (ring.capacity() - 1));
+            give_back(&link.region, start, start + (large.end.0 - large.start.0));
+        }
+        Ok(())
+    }
+}
+
+/// The receiving end.
+#[derive(Debug)]
+pub(super) struct Receiver {
+    consumer: Consumer,
+    farewell: Farewell,
+}
+
+/// What came on the socket since the handshake.
+#[derive(Debug)]
+struct Farewell {
+    bytes: [u8; WELCOME_SIZE],
+    received: usize,
+    ended: bool,
+}
+
+impl Receiver {
+    /// The oldest frame that waits, judged; it stays until it is taken.
+    #[inline]
+    pub(super) fn poll(&mut self, link: &Link) -> Result<Option<FrameHeader>, Fault> {
+        self.consumer.poll(link.view().response_ring())
+    }
+
+    /// True when nothing waits: the look after arming the doorbell.
+    #[inline]
+    pub(super) fn is_empty(&self, link: &Link) -> bool {
+        self.consumer.is_empty(link.view().response_ring())
+    }
+
+    /// Copies the polled frame's payload into `target`, of exactly its size, and frees its space.
+    #[inline]
+    pub(super) fn take(
+        &mut self,
+        link: &Link,
+        header: &FrameHeader,
+        target: &mut [u8],
+    ) -> Result<(), Fault> {
+        self.consumer.copy_payload(link.view().response_ring(), header, target)?;
+        self.skip(link, header);
+        Ok(())
+    }
+
+    /// Frees the polled frame's space without a look at its payload.
+    #[inline]
+    pub(super) fn skip(&mut self, link: &Link, header: &FrameHeader) {
+        let ring = link.view().response_ring();
+        if header.span() >= GIVE_BACK_SPAN {
+            // Before the release: afterwards the space is the daemon's.
+            let start = link.region.layout().response_offset() + self.consumer.offset(ring);
+            give_back(&link.region, start, start + header.span());
+        }
+        self.consumer.release(ring, header);
+    }
+
+    /// Looks whether the daemon has hung up; never waits.
+    #[cold]
+    pub(super) fn look_at_socket(&mut self, link: &Link) -> bool {
+        let farewell = &mut self.farewell;
+        // Bound: every turn receives a byte, and one more than a goodbye ends it.
+        while !farewell.ended {
+            let mut spare = [0];
+            let rest = match &mut farewell.bytes[farewell.received..] {
+                [] => &mut spare[..],
+                rest => rest,
+            };
+            match rustix::io::read(&link.socket, &mut *rest) {
+                Err(Errno::AGAIN) => break,
+                Err(Errno::INTR) => {}
+                // The end, an error, or more than a goodbye: whatever it is, nothing follows.
+                Ok(0) | Err(_) => farewell.ended = true,
+                Ok(_) if farewell.received == WELCOME_SIZE => farewell.ended = true,
+                Ok(count) => farewell.received += count,
+            }
+        }
+        farewell.ended
+    }
+
+    /// True when [`Receiver::look_at_socket`] has seen the end.
+    pub(super) const fn has_hung_up(&self) -> bool {
+        self.farewell.ended
+    }
+
+    /// The daemon's last word, if it was whole.
+    pub(super) fn goodbye(&self) -> Option<Goodbye> {
+        Goodbye::decode(&self.farewell.bytes[..self.farewell.received])
+    }
+}
+
+/// Gives pages back. A failure costs memory until the connection ends, nothing else.
+#[cold]
+fn give_back(region: &Region, start: u64, end: u64) {
+    let done: io::Result<()> = region.give_back(start, end);
+    if let Err(error) = done {
+        tracing::debug!(%error, "pages of a large frame were not given back");
+    }
+}
