@@ -235,6 +235,13 @@ impl<M: RegionMemory> Table<M> {
         self.outputs.drain(..)
     }
 
+    /// True when [`Table::take_outputs`] has something to give.
+    #[inline]
+    #[must_use]
+    pub fn has_outputs(&self) -> bool {
+        !self.outputs.is_empty()
+    }
+
     /// One pass: news from workers, then every hot connection once.
     pub fn turn(&mut self, now: Timestamp, clock: &dyn Clock) -> Turn {
         let mut busy = self.take_news(now);

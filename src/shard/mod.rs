@@ -22,10 +22,12 @@ use crate::region::Region;
 use crate::wake::ShardWaker;
 use crate::wire::{Fault, Goodbye};
 
-/// Turns without work between two readings of the clock.
+/// Turns without work between two readings of the clock, which cost more than a turn.
 const IDLE_TURNS_PER_CLOCK: u32 = 16;
-/// Turns with work between two looks at the uring, when the kernel says that it has something.
-const TURNS_PER_LOOK: u32 = 4;
+/// Turns between two looks at everything that is not a hot connection, unless time passes faster.
+const TURNS_PER_LOOK: u32 = 16;
+/// Longest time between two such looks while turns are long.
+const LOOK_INTERVAL_NS: u64 = 5_000;
 
 /// A connection on its way from the control thread to its shard.
 pub(crate) struct Arrival {
@@ -67,7 +69,7 @@ impl ShardShared {
 
     /// Asks the shard to drain and stop.
     pub(crate) fn stop(&self) {
-        self.stopping.store(true, Ordering::Release); // Pairs with the load in `turn`.
+        self.stopping.store(true, Ordering::Release); // Pairs with the load in `look_around`.
         self.waker.wake_if_parked();
     }
 }
@@ -139,17 +141,22 @@ impl DataShard {
     /// Serves until it was told to stop and has drained.
     pub(crate) fn run(&mut self) {
         let mut now = self.clock.now();
-        let mut idle_turns = 0;
-        let mut turns = 0_u32;
+        let mut looked_at = now;
+        let (mut turns, mut idle_turns) = (0_u32, 0);
         // Bounded by the daemon's life: each round either works, polls for the spin budget, or
         // sleeps.
         loop {
             turns = turns.wrapping_add(1);
-            if turns.is_multiple_of(TURNS_PER_LOOK) && self.uring.has_work() {
-                self.uring.enter();
-                self.take_events(now);
+            if turns.is_multiple_of(TURNS_PER_LOOK) || now.since(looked_at) > LOOK_INTERVAL_NS {
+                looked_at = now;
+                self.look_around(now);
             }
-            match self.turn(now) {
+            let turn = self.table.turn(now, &self.clock);
+            if self.table.has_outputs() {
+                self.carry_out();
+                self.uring.submit();
+            }
+            match turn {
                 Turn::Busy => {
                     idle_turns = 0;
                     now = self.clock.now();
@@ -160,31 +167,32 @@ impl DataShard {
                         idle_turns = 0;
                         now = self.clock.now();
                     }
-                    std::hint::spin_loop();
                 }
                 Turn::Parked if self.is_finished() => return,
                 Turn::Parked => {
                     self.park(now);
                     now = self.clock.now();
-                    self.take_events(now);
+                    looked_at = now;
+                    self.look_around(now);
                 }
             }
         }
     }
 
-    /// One turn of the table, and what it asks for.
-    fn turn(&mut self, now: Timestamp) -> Turn {
-        let mut turn = if self.take_arrivals(now) { Turn::Busy } else { Turn::Polling };
+    /// Everything that is not a hot connection: the uring, newcomers, the order to stop.
+    fn look_around(&mut self, now: Timestamp) {
+        if self.uring.has_work() {
+            self.uring.enter();
+        }
+        self.take_events(now);
+        if !self.shared.arrivals.is_empty() {
+            self.take_arrivals(now);
+        }
         if self.shared.stopping.load(Ordering::Acquire) {
             self.drain(now);
         }
-        let tabled = self.table.turn(now, &self.clock);
-        if turn == Turn::Polling {
-            turn = tabled;
-        }
         self.carry_out();
         self.uring.submit();
-        turn
     }
 
     fn is_finished(&self) -> bool {
@@ -212,11 +220,9 @@ impl DataShard {
         waker.parked().disarm();
     }
 
-    fn take_arrivals(&mut self, now: Timestamp) -> bool {
-        let mut any = false;
+    fn take_arrivals(&mut self, now: Timestamp) {
         // Bounded: one for each slot.
         while let Some(Arrival { connection, descriptors }) = self.shared.arrivals.pop() {
-            any = true;
             let Ok(adopted) = self.table.adopt(connection, now) else {
                 // The control thread admits no more than there are slots.
                 debug_assert!(false, "an arrival found no slot");
@@ -230,7 +236,6 @@ impl DataShard {
             seat.operations = 2;
             seat.descriptors = Some(descriptors);
         }
-        any
     }
 
     fn drain(&mut self, now: Timestamp) {
@@ -376,8 +381,8 @@ impl DataShard {
         let _ = rustix::net::shutdown(&descriptors.socket, Shutdown::Both);
         let key = SlotKey { slot, generation: seat.generation };
         let ringing = seat.ringing;
-        self.uring.unwatch(Purpose::Socket(key));
-        self.uring.unwatch(Purpose::Doorbell(key));
+        self.uring.cancel(Purpose::Socket(key));
+        self.uring.cancel(Purpose::Doorbell(key));
         if ringing {
             self.uring.cancel(Purpose::Rung(key));
         }

@@ -30,7 +30,7 @@ pub(super) enum Purpose {
     Socket(SlotKey),
     /// A client's response doorbell has been written.
     Rung(SlotKey),
-    /// A poll was asked to end; says nothing by itself.
+    /// An operation was asked to end; says nothing by itself.
     Removed,
 }
 
@@ -110,11 +110,6 @@ impl Uring {
         self.push(entry, purpose);
     }
 
-    /// Ends the watch that was started for `purpose`; its last completion comes without `more`.
-    pub(super) fn unwatch(&mut self, purpose: Purpose) {
-        self.push(opcode::PollRemove::new(purpose.user_data()).build(), Purpose::Removed);
-    }
-
     /// Rings a client's doorbell. The client may have made its eventfd block: then the kernel
     /// waits, not we.
     pub(super) fn ring_doorbell(&mut self, file: BorrowedFd<'_>, purpose: Purpose) {
@@ -123,7 +118,10 @@ impl Uring {
         self.push(entry, purpose);
     }
 
-    /// Ends the write that was started for `purpose`, should it still wait.
+    /// Ends the operation that was started for `purpose`; its last completion comes without `more`.
+    ///
+    /// By `IORING_OP_ASYNC_CANCEL`, for polls too: `IORING_OP_POLL_REMOVE` gives up with EALREADY
+    /// on a poll that is just being triggered, and leaves it armed.
     pub(super) fn cancel(&mut self, purpose: Purpose) {
         self.push(opcode::AsyncCancel::new(purpose.user_data()).build(), Purpose::Removed);
     }
@@ -232,7 +230,7 @@ mod tests {
             assert_eq!(events.len(), 1);
             assert!(events[0].more);
         }
-        uring.unwatch(Purpose::Wake);
+        uring.cancel(Purpose::Wake);
         let last: Vec<bool> = drain(&mut uring)
             .iter()
             .filter(|event| event.purpose == Purpose::Wake)
