@@ -40,6 +40,9 @@ pub(super) const FAILS: MessageType = MessageType::user(5);
 /// The daemon says goodbye and hangs up.
 pub(super) const CRASH: MessageType = MessageType::user(6);
 
+/// Answers how many bytes of the region exist, as a little-endian `u64`.
+pub(super) const PAGES: MessageType = MessageType::user(7);
+
 /// A listening socket and the thread behind it.
 pub(super) struct StandIn {
     directory: tempfile::TempDir,
@@ -156,13 +159,13 @@ pub(super) fn welcome() -> Welcome {
 pub(super) struct Peer {
     socket: UnixStream,
     region: Region,
+    file: OwnedFd,
     request_doorbell: Doorbell,
     response_doorbell: Doorbell,
     consumer: Consumer,
     producer: Producer,
     seen: Sender<FrameHeader>,
     stop: Arc<AtomicBool>,
-    pub(super) hello: Hello,
 }
 
 impl Peer {
@@ -172,14 +175,14 @@ impl Peer {
         seen: Sender<FrameHeader>,
         stop: Arc<AtomicBool>,
     ) -> Option<Self> {
-        let (hello, mut descriptors) = receive_hello(&socket);
+        let (hello, descriptors) = receive_hello(&socket);
         let layout = RegionLayout::new(hello.request_capacity, hello.response_capacity);
         let [region, request, response] =
-            <[OwnedFd; 3]>::try_from(descriptors.split_off(0)).expect("exactly three descriptors");
+            <[OwnedFd; 3]>::try_from(descriptors).expect("exactly three descriptors");
         check_region(region.as_fd(), layout).unwrap();
         check_doorbell(request.as_fd(), 1).unwrap();
         check_doorbell(response.as_fd(), 2).unwrap();
-        let region = Region::map(region.as_fd(), layout).unwrap();
+        let (region, file) = (Region::map(region.as_fd(), layout).unwrap(), region);
         socket.write_all(welcome.as_bytes()).unwrap();
         if welcome.status != Status::Ok.to_wire() {
             return None;
@@ -189,13 +192,13 @@ impl Peer {
         Some(Self {
             socket,
             region,
+            file,
             request_doorbell: Doorbell::from_descriptor(request),
             response_doorbell: Doorbell::from_descriptor(response),
             consumer: Consumer::new(layout.request_home(), checked),
             producer: Producer::new(layout.response_home(), checked),
             seen,
             stop,
-            hello,
         })
     }
 
@@ -258,11 +261,16 @@ impl Peer {
                 Err(PublishError::Full) => {}
                 Err(error) => panic!("{error}"),
             }
-            if self.stop.load(Relaxed) || hung_up(&self.socket) {
+            if !self.is_wanted() {
                 return;
             }
             thread::yield_now();
         }
+    }
+
+    /// False once the client hung up or the stand-in stops.
+    pub(super) fn is_wanted(&self) -> bool {
+        !self.stop.load(Relaxed) && !hung_up(&self.socket)
     }
 
     pub(super) fn answer(&mut self, request: &FrameHeader, payload: &[u8]) {
@@ -329,6 +337,10 @@ impl Peer {
             FAILS => {
                 self.send(header.chunk(), b"some of it");
                 self.send(header.answer(Status::Internal), payload);
+            }
+            PAGES => {
+                let blocks = rustix::fs::fstat(&self.file).unwrap().st_blocks;
+                self.answer(header, &(blocks as u64 * 512).to_le_bytes());
             }
             CRASH => {
                 self.goodbye(Goodbye::new(Status::ShuttingDown));

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use super::in_time;
 use crate::IpcError;
 use crate::client::testing::{
-    COUNT, CRASH, FAILS, NEVER, ONE_THEN_NEVER, PATIENCE, StandIn, WINS_THE_RACE, welcome,
+    COUNT, CRASH, FAILS, NEVER, ONE_THEN_NEVER, PAGES, PATIENCE, Peer, StandIn, WINS_THE_RACE,
+    welcome,
 };
 use crate::client::{Connection, Received, RequestOptions, WaitPolicy};
 use crate::wire::{Goodbye, MessageType, Status};
@@ -46,6 +47,22 @@ fn payloads_of_every_size_come_back() {
                 assert!(answer == sent, "{size} bytes came back changed");
             }
             assert_eq!(connection.in_flight(), 0);
+        }
+    });
+}
+
+#[test]
+fn large_frames_give_their_pages_back() {
+    in_time(|| {
+        let daemon = StandIn::usual();
+        let options = daemon.options().request_capacity(1 << 24).response_capacity(1 << 24);
+        let mut connection = Connection::connect(&options).unwrap();
+        let mut answer = Vec::new();
+        for size in [1 << 20, 9 << 20, 300_000, 7 << 20] {
+            connection.call(MessageType::ECHO, &payload(size), &mut answer).unwrap();
+            connection.call(PAGES, &[], &mut answer).unwrap();
+            let bytes = u64::from_le_bytes(answer[..].try_into().unwrap());
+            assert!(bytes <= 40 * 4096, "{bytes} bytes of the region are left after {size}");
         }
     });
 }
@@ -155,7 +172,7 @@ fn beyond_its_credits_a_connection_is_busy() {
     in_time(|| {
         let mut welcome = welcome();
         welcome.in_flight_max = 2;
-        let daemon = StandIn::with(welcome, super::super::testing::Peer::serve);
+        let daemon = StandIn::with(welcome, Peer::serve);
         let mut connection = connect(&daemon);
         let first = connection.try_send(NEVER, &[]).unwrap().unwrap();
         connection.try_send(NEVER, &[]).unwrap().unwrap();
@@ -201,7 +218,7 @@ fn abandoned_requests_keep_their_credit_until_they_end() {
     in_time(|| {
         let mut welcome = welcome();
         welcome.in_flight_max = 1;
-        let daemon = StandIn::with(welcome, super::super::testing::Peer::serve);
+        let daemon = StandIn::with(welcome, Peer::serve);
         let mut connection = connect(&daemon);
         let mut answer = Vec::new();
         for _ in 0..3 {
