@@ -18,7 +18,7 @@ fn connect(daemon: &StandIn) -> Connection {
 }
 
 fn payload(size: usize) -> Vec<u8> {
-    (0..size).map(|index| (index * 7 + index / 251) as u8).collect()
+    (0..size).map(|index| ((index * 7 + index / 251) % 256) as u8).collect()
 }
 
 /// Receives until a frame comes.

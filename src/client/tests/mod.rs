@@ -1,4 +1,5 @@
 //! The client against a stand-in daemon.
+#![allow(clippy::cast_possible_truncation, reason = "payloads are patterns of bytes")]
 
 mod connection;
 mod handshake;
