@@ -48,6 +48,7 @@ impl Control {
         self.doorbell.ring();
     }
 
+    #[cfg(feature = "tokio")]
     pub(super) fn doorbell(&self) -> &Doorbell {
         &self.doorbell
     }

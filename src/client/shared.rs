@@ -92,6 +92,16 @@ impl Shared {
         }
     }
 
+    /// Looks around, then as [`Shared::check_open`]; a daemon that said goodbye counts as gone.
+    pub(super) fn check_alive(&self) -> Result<(), IpcError> {
+        self.try_look_around();
+        self.check_open()?;
+        match &lock(&self.table).goodbye {
+            Some(goodbye) => Err(IpcError::from_goodbye(Some(goodbye))),
+            None => Ok(()),
+        }
+    }
+
     // Credits and the table.
 
     /// A credit for `slot`: true when it is here, false when the slot is queued for one.
@@ -160,10 +170,15 @@ impl Shared {
         drop(slot);
         let mut sender = lock(&self.sender);
         let done = sender.cancel(&self.link, id);
-        self.cancels_wait.store(sender.has_leftovers(), Relaxed);
+        let waits = sender.has_leftovers();
+        self.cancels_wait.store(waits, Relaxed);
         drop(sender);
         if let Err(fault) = done {
             self.lose(fault.into());
+        } else if waits {
+            // Whoever is parked should try again soon, for nobody rings when space comes free.
+            self.link.response_doorbell().ring();
+            lock(&self.lead).ring_driver();
         }
     }
 

@@ -55,11 +55,12 @@ async fn run(driving: Driving, mut sources: Sources) {
                 false
             }
             Turn::Idle | Turn::Armed => {
-                // Without it the runtime ends; whoever still waits gets the thread.
-                let timer_set = sources.set_timer(until).is_ok();
+                if sources.set_timer(until).is_err() {
+                    return; // Whoever still waits gets the thread.
+                }
                 match sources.ready().await {
-                    Some(look) if timer_set => look,
-                    _ => return,
+                    Some(look) => look,
+                    None => return,
                 }
             }
         };

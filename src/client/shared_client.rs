@@ -309,14 +309,14 @@ impl Client {
         self.handle.shared.lost().is_some()
     }
 
-    /// Looks whether the daemon has hung up; at most one system call, never waits.
+    /// Looks whether the daemon has hung up; at most one system call, never waits. A daemon that has
+    /// said goodbye counts as gone, even if it still answers what is in flight.
     ///
     /// # Errors
     ///
     /// The connection's, see [`Client`].
     pub fn check_alive(&self) -> Result<(), IpcError> {
-        self.handle.shared.try_look_around();
-        self.handle.shared.check_open()
+        self.handle.shared.check_alive()
     }
 
     fn begin(

@@ -1,0 +1,360 @@
+//! The exclusive connection.
+
+use std::time::{Duration, Instant};
+
+use super::in_time;
+use crate::IpcError;
+use crate::client::testing::{
+    COUNT, CRASH, FAILS, NEVER, ONE_THEN_NEVER, PAGES, PATIENCE, Peer, StandIn, WINS_THE_RACE,
+    welcome,
+};
+use crate::client::{Connection, Received, RequestOptions, WaitPolicy};
+use crate::wire::{Goodbye, MessageType, Status};
+
+const SOON: RequestOptions = RequestOptions::within(Duration::from_millis(30));
+
+fn connect(daemon: &StandIn) -> Connection {
+    Connection::connect(&daemon.options()).unwrap()
+}
+
+fn payload(size: usize) -> Vec<u8> {
+    (0..size).map(|index| ((index * 7 + index / 251) % 256) as u8).collect()
+}
+
+/// Receives until a frame comes.
+fn receive(connection: &mut Connection, into: &mut Vec<u8>) -> Received {
+    let deadline = Some(Instant::now() + PATIENCE);
+    assert!(connection.wait(deadline).unwrap(), "nothing came");
+    connection.try_receive(into).unwrap().unwrap()
+}
+
+#[test]
+fn payloads_of_every_size_come_back() {
+    in_time(|| {
+        let daemon = StandIn::usual();
+        for check in [false, true] {
+            let options = daemon
+                .options()
+                .request_capacity(1 << 24)
+                .response_capacity(1 << 24)
+                .payload_check(check);
+            let mut connection = Connection::connect(&options).unwrap();
+            let mut answer = Vec::new();
+            for size in [0, 1, 31, 32, 33, 4096, 70_000, 262_144, 1 << 20, 3, 10 << 20, 10 << 20, 5]
+            {
+                let sent = payload(size);
+                connection.call(MessageType::ECHO, &sent, &mut answer).unwrap();
+                assert!(answer == sent, "{size} bytes came back changed");
+            }
+            assert_eq!(connection.in_flight(), 0);
+        }
+    });
+}
+
+#[test]
+fn large_frames_give_their_pages_back() {
+    in_time(|| {
+        let daemon = StandIn::usual();
+        let options = daemon.options().request_capacity(1 << 24).response_capacity(1 << 24);
+        let mut connection = Connection::connect(&options).unwrap();
+        let mut answer = Vec::new();
+        for size in [1 << 20, 9 << 20, 300_000, 7 << 20] {
+            connection.call(MessageType::ECHO, &payload(size), &mut answer).unwrap();
+            connection.call(PAGES, &[], &mut answer).unwrap();
+            let bytes = u64::from_le_bytes(answer[..].try_into().unwrap());
+            assert!(bytes <= 40 * 4096, "{bytes} bytes of the region are left after {size}");
+        }
+    });
+}
+
+#[test]
+fn every_way_of_waiting_gets_its_answers() {
+    in_time(|| {
+        let daemon = StandIn::usual();
+        for wait in [WaitPolicy::default(), WaitPolicy::SPIN, WaitPolicy::PARK] {
+            let mut connection = Connection::connect(&daemon.options().wait(wait)).unwrap();
+            let mut answer = Vec::new();
+            for number in 0..300_u32 {
+                connection.call(MessageType::ECHO, &number.to_le_bytes(), &mut answer).unwrap();
+                assert_eq!(answer, number.to_le_bytes());
+            }
+            let options = RequestOptions::within(PATIENCE);
+            connection.call_with(MessageType::ECHO, b"x", options, &mut answer).unwrap();
+        }
+    });
+}
+
+#[test]
+fn an_answer_in_many_frames_is_put_together() {
+    in_time(|| {
+        let daemon = StandIn::usual();
+        let mut connection = connect(&daemon);
+        let mut answer = vec![9; 100_000];
+        connection.call(COUNT, &5000_u32.to_le_bytes(), &mut answer).unwrap();
+        let expected: Vec<u8> = (0..5000_u32).flat_map(u32::to_le_bytes).collect();
+        assert_eq!(answer, expected);
+    });
+}
+
+#[test]
+fn a_failed_request_gives_its_detail_and_the_connection_goes_on() {
+    in_time(|| {
+        let daemon = StandIn::usual();
+        let mut connection = connect(&daemon);
+        let mut answer = Vec::new();
+        let error = connection.call(FAILS, b"out of luck", &mut answer).unwrap_err();
+        assert!(matches!(error, IpcError::Internal { detail } if detail == "out of luck"));
+        assert!(answer.is_empty());
+        let error = connection.call(MessageType::user(99), &[], &mut answer).unwrap_err();
+        assert!(matches!(error, IpcError::UnknownMessageType));
+        connection.call(MessageType::HEARTBEAT, &[], &mut answer).unwrap();
+    });
+}
+
+#[test]
+fn a_payload_beyond_the_limit_is_not_sent() {
+    in_time(|| {
+        let daemon = StandIn::usual();
+        let mut connection = connect(&daemon);
+        let mut answer = Vec::new();
+        let fits = (1 << 16) - 96;
+        connection.call(MessageType::ECHO, &payload(fits), &mut answer).unwrap();
+        for size in [fits + 1, (10 << 20) + 1] {
+            let error = connection.call(MessageType::ECHO, &payload(size), &mut answer);
+            assert!(matches!(
+                error.unwrap_err(),
+                IpcError::MessageTooLarge { size: found, max } if found == size as u64 && max == fits as u64
+            ));
+        }
+        connection.call(MessageType::ECHO, &payload(fits), &mut answer).unwrap();
+    });
+}
+
+#[test]
+fn requests_in_flight_are_told_apart_by_id() {
+    in_time(|| {
+        // Answers four at a time, the last first.
+        let daemon = StandIn::with(welcome(), |peer| {
+            loop {
+                let mut batch = Vec::new();
+                while batch.len() < 4 {
+                    let Some(request) = peer.receive() else { return };
+                    batch.push(request);
+                }
+                for (header, payload) in batch.iter().rev() {
+                    peer.answer(header, payload);
+                }
+            }
+        });
+        let mut connection = connect(&daemon);
+        let mut into = Vec::new();
+        for _ in 0..50 {
+            let mut ids = Vec::new();
+            for number in 0..4_u8 {
+                let id = connection.try_send(MessageType::ECHO, &[number]).unwrap().unwrap();
+                ids.push(id);
+            }
+            connection.notify();
+            assert_eq!(connection.in_flight(), 4);
+            for number in (0..4_u8).rev() {
+                let received = receive(&mut connection, &mut into);
+                assert_eq!(received.request_id, ids[usize::from(number)]);
+                assert!(received.last && received.status == Status::Ok && received.size == 1);
+                assert_eq!(into, [number]);
+            }
+        }
+        assert_eq!(connection.in_flight(), 0);
+    });
+}
+
+#[test]
+fn beyond_its_credits_a_connection_is_busy() {
+    in_time(|| {
+        let mut welcome = welcome();
+        welcome.in_flight_max = 2;
+        let daemon = StandIn::with(welcome, Peer::serve);
+        let mut connection = connect(&daemon);
+        let first = connection.try_send(NEVER, &[]).unwrap().unwrap();
+        connection.try_send(NEVER, &[]).unwrap().unwrap();
+        assert!(matches!(connection.try_send(NEVER, &[]), Err(IpcError::Busy { .. })));
+        assert!(matches!(
+            connection.call(NEVER, &[], &mut Vec::new()),
+            Err(IpcError::InvalidRequest { .. })
+        ));
+        connection.cancel(first).unwrap();
+        let mut into = Vec::new();
+        let received = receive(&mut connection, &mut into);
+        assert_eq!((received.request_id, received.status), (first, Status::Cancelled));
+        connection.try_send(NEVER, &[]).unwrap().unwrap();
+    });
+}
+
+#[test]
+fn a_deadline_cancels_and_late_frames_are_swallowed() {
+    in_time(|| {
+        let daemon = StandIn::usual();
+        for wait in [WaitPolicy::default(), WaitPolicy::SPIN, WaitPolicy::PARK] {
+            let mut connection = Connection::connect(&daemon.options().wait(wait)).unwrap();
+            let mut answer = Vec::new();
+            for message_type in [NEVER, ONE_THEN_NEVER, WINS_THE_RACE] {
+                let error = connection.call_with(message_type, &[], SOON, &mut answer);
+                assert!(matches!(error, Err(IpcError::Timeout)));
+                let sent = daemon.wait_for(message_type);
+                assert!((1..=30).contains(&sent.deadline_ms));
+                let cancel = daemon.wait_for(MessageType::CANCEL);
+                assert_eq!(cancel.request_id, sent.request_id);
+                connection.call(MessageType::ECHO, b"after", &mut answer).unwrap();
+                assert_eq!(answer, b"after");
+            }
+            while connection.in_flight() > 0 {
+                connection.call(MessageType::HEARTBEAT, &[], &mut answer).unwrap();
+            }
+        }
+    });
+}
+
+#[test]
+fn abandoned_requests_keep_their_credit_until_they_end() {
+    in_time(|| {
+        let mut welcome = welcome();
+        welcome.in_flight_max = 1;
+        let daemon = StandIn::with(welcome, Peer::serve);
+        let mut connection = connect(&daemon);
+        let mut answer = Vec::new();
+        for _ in 0..3 {
+            let error = connection.call_with(NEVER, &[], SOON, &mut answer);
+            assert!(matches!(error, Err(IpcError::Timeout)));
+            connection.call(MessageType::ECHO, b"x", &mut answer).unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_wait_ends_at_its_deadline() {
+    in_time(|| {
+        let daemon = StandIn::usual();
+        let mut connection = connect(&daemon);
+        let soon = Instant::now() + Duration::from_millis(20);
+        assert!(!connection.wait(Some(soon)).unwrap());
+        assert!(Instant::now() >= soon);
+    });
+}
+
+#[test]
+fn a_full_ring_gives_none_and_takes_the_request_later() {
+    in_time(|| {
+        // Takes nothing until the client has met a full ring and sent its last word.
+        let daemon = StandIn::with(welcome(), |peer| {
+            std::thread::sleep(Duration::from_millis(50));
+            peer.serve();
+        });
+        let mut connection = Connection::connect(
+            &daemon.options().request_capacity(1 << 14).response_capacity(1 << 14),
+        )
+        .unwrap();
+        let sent = payload(3000);
+        let (mut ids, mut into) = (Vec::new(), Vec::new());
+        while let Some(id) = connection.try_send(MessageType::ECHO, &sent).unwrap() {
+            ids.push(id);
+        }
+        assert!((2..=6).contains(&ids.len()), "{}", ids.len());
+        connection.notify();
+        for id in ids {
+            assert_eq!(receive(&mut connection, &mut into).request_id, id);
+            assert_eq!(into, sent);
+        }
+        assert!(connection.try_send(MessageType::ECHO, &sent).unwrap().is_some());
+    });
+}
+
+#[test]
+fn a_call_waits_for_space_and_sends_its_cancels_first() {
+    in_time(|| {
+        let daemon = StandIn::with(welcome(), |peer| {
+            std::thread::sleep(Duration::from_millis(50));
+            peer.serve();
+        });
+        let mut connection =
+            Connection::connect(&daemon.options().request_capacity(1 << 14)).unwrap();
+        let mut answer = Vec::new();
+        // Each fills more than half of the ring and is given up before the daemon looks.
+        for _ in 0..2 {
+            let options = RequestOptions::within(Duration::from_millis(5));
+            let error = connection.call_with(NEVER, &payload(9000), options, &mut answer);
+            assert!(matches!(error, Err(IpcError::Timeout)));
+        }
+        connection.call(MessageType::ECHO, &payload(9000), &mut answer).unwrap();
+        assert_eq!(answer, payload(9000));
+        daemon.wait_for(MessageType::CANCEL);
+    });
+}
+
+#[test]
+fn a_daemon_that_dies_ends_every_wait() {
+    for wait in [WaitPolicy::default(), WaitPolicy::SPIN, WaitPolicy::PARK] {
+        in_time(move || {
+            let mut daemon = StandIn::usual();
+            let mut connection = Connection::connect(&daemon.options().wait(wait)).unwrap();
+            let waiting = std::thread::spawn(move || {
+                let error = connection.call(NEVER, &[], &mut Vec::new()).unwrap_err();
+                (connection, error)
+            });
+            daemon.wait_for(NEVER);
+            daemon.die();
+            let (mut connection, error) = waiting.join().unwrap();
+            assert!(matches!(error, IpcError::ConnectionLost { .. }), "{error}");
+            assert!(connection.is_closed());
+            assert!(connection.check_alive().is_err());
+            assert!(connection.call(MessageType::ECHO, &[], &mut Vec::new()).is_err());
+            assert!(connection.wait(None).is_err());
+        });
+    }
+}
+
+#[test]
+fn a_goodbye_says_why() {
+    in_time(|| {
+        let daemon = StandIn::usual();
+        let mut connection = connect(&daemon);
+        let error = connection.call(CRASH, &[], &mut Vec::new()).unwrap_err();
+        assert!(matches!(error, IpcError::ShuttingDown));
+    });
+}
+
+#[test]
+fn what_came_before_a_hang_up_is_still_received() {
+    in_time(|| {
+        let daemon = StandIn::with(welcome(), |peer| {
+            let Some((header, _)) = peer.receive() else { return };
+            // A drain: the last word first, then what was in flight.
+            peer.goodbye(Goodbye::new(Status::ShuttingDown));
+            std::thread::sleep(Duration::from_millis(20));
+            peer.answer(&header, b"served");
+        });
+        let mut connection = connect(&daemon);
+        let mut answer = Vec::new();
+        connection.call(MessageType::ECHO, &[], &mut answer).unwrap();
+        assert_eq!(answer, b"served");
+        let error = connection.call(MessageType::ECHO, &[], &mut answer).unwrap_err();
+        assert!(matches!(error, IpcError::ShuttingDown));
+    });
+}
+
+#[test]
+fn nonsense_in_the_ring_is_a_fault_once_and_for_all() {
+    in_time(|| {
+        let daemon = StandIn::with(welcome(), |peer| {
+            let Some((header, _)) = peer.receive() else { return };
+            let mut nonsense = header.answer(Status::Ok);
+            nonsense.flags = 0b10;
+            peer.send(nonsense, &[]);
+            while peer.receive().is_some() {}
+        });
+        let mut connection = connect(&daemon);
+        for _ in 0..2 {
+            let error = connection.call(MessageType::ECHO, &[], &mut Vec::new()).unwrap_err();
+            assert!(matches!(error, IpcError::Fault(_)), "{error}");
+        }
+        assert!(connection.is_closed());
+    });
+}
