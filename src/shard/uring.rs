@@ -112,7 +112,9 @@ impl Uring {
 
     /// Ends the watch that was started for `purpose`; its last completion comes without `more`.
     pub(super) fn unwatch(&mut self, purpose: Purpose) {
-        self.push(opcode::PollRemove::new(purpose.user_data()).build(), Purpose::Removed);
+        // Not a poll removal: that one fails with EALREADY, for good, while the poll's own wake-up is
+        // under way, as it is just after a hang-up (`io_poll_disarm` in the kernel).
+        self.cancel(purpose);
     }
 
     /// Rings a client's doorbell. The client may have made its eventfd block: then the kernel
