@@ -56,10 +56,7 @@ impl CacheLine {
     /// Maps what the other side has made for the same `size`.
     pub(super) fn open(memory: impl AsFd, size: usize) -> Result<Self, BenchError> {
         check_size(size)?;
-        Ok(Self {
-            region: SharedWords::open(memory, REGION_WORD_COUNT)?,
-            size,
-        })
+        Ok(Self { region: SharedWords::open(memory, REGION_WORD_COUNT)?, size })
     }
 
     /// Answers for as long as this process lives; its watchdog and its parent bound that.
@@ -96,9 +93,7 @@ impl Subject for CacheLine {
         let response = self.response();
         self.request().publish(payload);
         if !response.poll(sequence) {
-            return Err(BenchError::Silent {
-                who: "cache-line responder",
-            });
+            return Err(BenchError::Silent { who: "cache-line responder" });
         }
         response.copy_out(sequence, answer);
         Ok(())
@@ -175,10 +170,7 @@ fn word_of(bytes: &[u8]) -> u64 {
 
 fn check_size(size: usize) -> Result<(), BenchError> {
     if size == 0 || size > SIZE_MAX || !size.is_multiple_of(WORD_SIZE) {
-        return Err(BenchError::PayloadSize {
-            size,
-            size_max: SIZE_MAX,
-        });
+        return Err(BenchError::PayloadSize { size, size_max: SIZE_MAX });
     }
     Ok(())
 }
@@ -198,11 +190,7 @@ mod tests {
         let mut copy = [0; 64];
         theirs.request().copy_out(sequence, &mut copy);
         assert_eq!(copy.as_slice(), message);
-        assert_eq!(
-            ours.response().sequence(),
-            0,
-            "the other direction is untouched"
-        );
+        assert_eq!(ours.response().sequence(), 0, "the other direction is untouched");
     }
 
     #[test]

@@ -92,9 +92,7 @@ impl Case {
             }
         }
         match (kept.is_empty(), rejected) {
-            (true, 0) => Err(BenchError::OutOfTime {
-                time_max: self.time_max,
-            }),
+            (true, 0) => Err(BenchError::OutOfTime { time_max: self.time_max }),
             (true, rejected) => Err(BenchError::Noisy { rejected }),
             (false, _) => Ok(self.result_of(&kept, rejected)),
         }
@@ -111,11 +109,7 @@ impl Case {
             meter.measure(burst, samples)?;
             Ok::<_, BenchError>(samples.summary())
         };
-        let Instruments {
-            canary,
-            limit,
-            subject,
-        } = instruments;
+        let Instruments { canary, limit, subject } = instruments;
 
         let canary_before = summary_of(*canary, &CANARY_BURST)?;
         let mut early = None;
@@ -131,11 +125,7 @@ impl Case {
             None => summary_of(*subject, &self.burst)?,
         };
         let canary_after = summary_of(*canary, &CANARY_BURST)?;
-        Ok(Round {
-            canaries_p50_ns: [canary_before.p50_ns, canary_after.p50_ns],
-            limit,
-            subject,
-        })
+        Ok(Round { canaries_p50_ns: [canary_before.p50_ns, canary_after.p50_ns], limit, subject })
     }
 
     fn result_of(&self, kept: &[Round], rejected_rounds: u32) -> CaseResult {
@@ -143,17 +133,12 @@ impl Case {
             whole(median(kept.iter().map(|round| figure(&round.subject))))
         };
         let limit = |figure: fn(&Summary) -> f64| {
-            let of_rounds = median(
-                kept.iter()
-                    .filter_map(|round| round.limit.as_ref())
-                    .map(figure),
-            );
+            let of_rounds =
+                median(kept.iter().filter_map(|round| round.limit.as_ref()).map(figure));
             of_rounds.map(|middle| whole(Some(middle)))
         };
-        let canary = kept
-            .iter()
-            .flat_map(|round| round.canaries_p50_ns)
-            .map(|p50_ns| p50_ns as f64);
+        let canary =
+            kept.iter().flat_map(|round| round.canaries_p50_ns).map(|p50_ns| p50_ns as f64);
         CaseResult {
             schema: SCHEMA.into(),
             case: self.name.clone(),
@@ -272,12 +257,7 @@ mod tests {
 
     impl<'l> Script<'l> {
         fn new(letter: char, intervals_ns: &[u64], log: &'l RefCell<String>) -> Self {
-            Self {
-                letter,
-                intervals_ns: intervals_ns.to_vec(),
-                played: 0,
-                log,
-            }
+            Self { letter, intervals_ns: intervals_ns.to_vec(), played: 0, log }
         }
     }
 
@@ -312,11 +292,7 @@ mod tests {
     }
 
     fn case(round_count: u32, rejected_count_max: u32) -> Case {
-        Case {
-            round_count,
-            rejected_count_max,
-            ..Case::new("fake/echo", 1, BURST)
-        }
+        Case { round_count, rejected_count_max, ..Case::new("fake/echo", 1, BURST) }
     }
 
     #[test]
@@ -328,12 +304,7 @@ mod tests {
 
     #[test]
     fn the_ratio_is_the_median_of_ratios_and_not_the_ratio_of_medians() {
-        let (outcome, _) = play(
-            &case(3, 0),
-            &[100],
-            Some(&[100, 200, 400]),
-            &[200, 600, 400],
-        );
+        let (outcome, _) = play(&case(3, 0), &[100], Some(&[100, 200, 400]), &[200, 600, 400]);
         let result = outcome.unwrap();
         // Ratios 2, 3 and 1; medians 400 and 200.
         assert_eq!(result.ratio_p50, Some(2.0));
@@ -372,10 +343,7 @@ mod tests {
 
     #[test]
     fn a_case_without_time_says_so() {
-        let spent = Case {
-            time_max: Duration::ZERO,
-            ..case(1, 0)
-        };
+        let spent = Case { time_max: Duration::ZERO, ..case(1, 0) };
         let (outcome, order) = play(&spent, &[100], None, &[200]);
         assert!(matches!(outcome, Err(BenchError::OutOfTime { .. })));
         assert!(order.is_empty());

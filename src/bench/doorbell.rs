@@ -30,10 +30,7 @@ impl Doorbells {
     pub(super) fn create() -> Result<Self, BenchError> {
         let make =
             || eventfd(0, EventfdFlags::CLOEXEC).map_err(BenchError::system("make an eventfd"));
-        Ok(Self {
-            request: make()?,
-            response: make()?,
-        })
+        Ok(Self { request: make()?, response: make()? })
     }
 
     /// Answers for as long as this process lives; its watchdog and its parent bound that.
@@ -55,9 +52,7 @@ impl Subject for Doorbells {
         ring(&self.request, u64::from_ne_bytes(*first))?;
         let found = wait(&self.response)?;
         if found >= ALARM {
-            return Err(BenchError::Silent {
-                who: "eventfd responder",
-            });
+            return Err(BenchError::Silent { who: "eventfd responder" });
         }
         *first = found.to_ne_bytes();
         Ok(())
@@ -88,12 +83,8 @@ impl Alarm {
             let _ = retry_on_intr(|| poll(&mut watched, Some(&timeout)));
             let _ = ring(&response, ALARM);
         };
-        let thread = thread::Builder::new()
-            .name("bench-alarm".into())
-            .spawn(watch);
-        thread
-            .map(|handle| Self(Some(handle)))
-            .map_err(BenchError::system("start the alarm"))
+        let thread = thread::Builder::new().name("bench-alarm".into()).spawn(watch);
+        thread.map(|handle| Self(Some(handle))).map_err(BenchError::system("start the alarm"))
     }
 }
 
@@ -108,9 +99,7 @@ impl Drop for Alarm {
 
 #[inline]
 fn ring(doorbell: &OwnedFd, value: u64) -> Result<(), BenchError> {
-    write(doorbell, &value.to_ne_bytes())
-        .map(drop)
-        .map_err(BenchError::system("ring a doorbell"))
+    write(doorbell, &value.to_ne_bytes()).map(drop).map_err(BenchError::system("ring a doorbell"))
 }
 
 #[inline]

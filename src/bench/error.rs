@@ -79,9 +79,6 @@ pub enum BenchError {
 impl BenchError {
     /// Names the operation that a system error interrupted; for `map_err`.
     pub(super) fn system<E: Into<io::Error>>(operation: &'static str) -> impl FnOnce(E) -> Self {
-        move |source| Self::System {
-            operation,
-            source: source.into(),
-        }
+        move |source| Self::System { operation, source: source.into() }
     }
 }

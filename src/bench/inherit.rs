@@ -24,9 +24,7 @@ impl Loan {
     pub(super) fn of(descriptor: impl AsFd) -> Result<Self, BenchError> {
         rustix::io::dup(descriptor)
             .map(Self)
-            .map_err(BenchError::system(
-                "duplicate a descriptor for the responder",
-            ))
+            .map_err(BenchError::system("duplicate a descriptor for the responder"))
     }
 
     /// The number under which the child finds it.
@@ -41,21 +39,15 @@ pub(super) fn adopt(number: RawFd, kind: &str) -> Result<OwnedFd, BenchError> {
     let found = fs::read_link(format!("/proc/self/fd/{number}"))
         .map_err(BenchError::system("find a lent descriptor"))?;
     if !found.to_string_lossy().starts_with(kind) {
-        let other = io::Error::other(format!(
-            "descriptor {number} is {}, not {kind}",
-            found.display()
-        ));
-        return Err(BenchError::System {
-            operation: "take up a lent descriptor",
-            source: other,
-        });
+        let other =
+            io::Error::other(format!("descriptor {number} is {}, not {kind}", found.display()));
+        return Err(BenchError::System { operation: "take up a lent descriptor", source: other });
     }
     // SAFETY: `borrow_raw` needs a descriptor that is open (just looked up; a responder has no
     // other thread that closes any) and stays open for the borrow, which ends with this statement:
     // what is kept is a duplicate, so ownership of `number` itself is never claimed.
     let lent = unsafe { BorrowedFd::borrow_raw(number) };
-    lent.try_clone_to_owned()
-        .map_err(BenchError::system("take up a lent descriptor"))
+    lent.try_clone_to_owned().map_err(BenchError::system("take up a lent descriptor"))
 }
 
 #[cfg(test)]
@@ -79,12 +71,7 @@ mod tests {
     #[test]
     fn a_wrong_number_or_kind_is_refused() {
         let file = fs::File::open("/dev/null").unwrap();
-        assert!(
-            adopt(file.as_raw_fd(), EVENTFD)
-                .unwrap_err()
-                .to_string()
-                .contains("/dev/null")
-        );
+        assert!(adopt(file.as_raw_fd(), EVENTFD).unwrap_err().to_string().contains("/dev/null"));
         assert!(adopt(-1, EVENTFD).is_err());
     }
 }

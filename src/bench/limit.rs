@@ -44,11 +44,7 @@ impl LimitMeter {
         if limit == Limit::CacheLine && cores.server == cores.client {
             return Err(BenchError::SharedCore { core: cores.client });
         }
-        Ok(Self {
-            limit,
-            cores,
-            launcher,
-        })
+        Ok(Self { limit, cores, launcher })
     }
 
     fn measure_cache_line(&self, burst: &Burst, samples: &mut Samples) -> Result<(), BenchError> {
@@ -116,69 +112,16 @@ pub fn limit_cases() -> Vec<LimitCase> {
             pace,
             time_max: Duration::from_secs(5),
         };
-        LimitCase {
-            limit,
-            on_one_core,
-            case: Case::new(name, 1, burst),
-        }
+        LimitCase { limit, on_one_core, case: Case::new(name, 1, burst) }
     };
     vec![
-        case(
-            "limit/cache-line",
-            Limit::CacheLine,
-            false,
-            64,
-            200_000,
-            Pace::BackToBack,
-        ),
-        case(
-            "limit/cache-line",
-            Limit::CacheLine,
-            false,
-            1024,
-            200_000,
-            Pace::BackToBack,
-        ),
-        case(
-            "limit/cache-line",
-            Limit::CacheLine,
-            false,
-            4096,
-            100_000,
-            Pace::BackToBack,
-        ),
-        case(
-            "limit/eventfd",
-            Limit::Eventfd,
-            false,
-            8,
-            5_000,
-            Pace::BackToBack,
-        ),
-        case(
-            "limit/eventfd-parked",
-            Limit::Eventfd,
-            false,
-            8,
-            500,
-            parked,
-        ),
-        case(
-            "limit/eventfd-one-core",
-            Limit::Eventfd,
-            true,
-            8,
-            20_000,
-            Pace::BackToBack,
-        ),
-        case(
-            "limit/eventfd-one-core-parked",
-            Limit::Eventfd,
-            true,
-            8,
-            500,
-            parked,
-        ),
+        case("limit/cache-line", Limit::CacheLine, false, 64, 200_000, Pace::BackToBack),
+        case("limit/cache-line", Limit::CacheLine, false, 1024, 200_000, Pace::BackToBack),
+        case("limit/cache-line", Limit::CacheLine, false, 4096, 100_000, Pace::BackToBack),
+        case("limit/eventfd", Limit::Eventfd, false, 8, 5_000, Pace::BackToBack),
+        case("limit/eventfd-parked", Limit::Eventfd, false, 8, 500, parked),
+        case("limit/eventfd-one-core", Limit::Eventfd, true, 8, 20_000, Pace::BackToBack),
+        case("limit/eventfd-one-core-parked", Limit::Eventfd, true, 8, 500, parked),
     ]
 }
 
@@ -194,23 +137,10 @@ pub fn run_limits(
     mut report: impl FnMut(CaseResult),
 ) -> Result<(), BenchError> {
     let mut canary = LimitMeter::new(Limit::CacheLine, cores, launcher.clone())?;
-    for LimitCase {
-        limit,
-        on_one_core,
-        case,
-    } in cases
-    {
-        let placed = if *on_one_core {
-            cores.on_one_core()
-        } else {
-            cores
-        };
+    for LimitCase { limit, on_one_core, case } in cases {
+        let placed = if *on_one_core { cores.on_one_core() } else { cores };
         let mut subject = LimitMeter::new(*limit, placed, launcher.clone())?;
-        let instruments = Instruments {
-            canary: &mut canary,
-            limit: None,
-            subject: &mut subject,
-        };
+        let instruments = Instruments { canary: &mut canary, limit: None, subject: &mut subject };
         report(case.run(instruments)?);
     }
     Ok(())
@@ -231,9 +161,7 @@ mod tests {
 
     /// Two cores, or `None` where the environment allows only one.
     fn two_cores() -> Option<Cores> {
-        Cores::choose()
-            .inspect_err(|reason| eprintln!("skipped: {reason}"))
-            .ok()
+        Cores::choose().inspect_err(|reason| eprintln!("skipped: {reason}")).ok()
     }
 
     fn measure(limit: Limit, cores: Cores, burst: &Burst) -> Result<Samples, BenchError> {
@@ -246,15 +174,8 @@ mod tests {
     fn cache_lines_cross_between_two_processes_at_every_size() {
         let Some(cores) = two_cores() else { return };
         for payload_size in [8, 64, 1024, 4096] {
-            let samples = measure(
-                Limit::CacheLine,
-                cores,
-                &Burst {
-                    payload_size,
-                    ..BURST
-                },
-            )
-            .unwrap();
+            let samples =
+                measure(Limit::CacheLine, cores, &Burst { payload_size, ..BURST }).unwrap();
             assert_eq!(samples.count(), 50);
             assert!(samples.summary().p50_ns > 0);
         }
@@ -263,10 +184,7 @@ mod tests {
     #[test]
     fn eventfds_wake_each_other_across_cores_and_on_one() {
         let Some(cores) = two_cores() else { return };
-        let parked = Burst {
-            pace: Pace::Parked(Duration::from_micros(200)),
-            ..BURST
-        };
+        let parked = Burst { pace: Pace::Parked(Duration::from_micros(200)), ..BURST };
         for cores in [cores, cores.on_one_core()] {
             for burst in [BURST, parked] {
                 assert_eq!(measure(Limit::Eventfd, cores, &burst).unwrap().count(), 50);
@@ -276,10 +194,7 @@ mod tests {
 
     #[test]
     fn a_polling_limit_on_one_core_is_refused() {
-        let one = Cores {
-            server: 1,
-            client: 1,
-        };
+        let one = Cores { server: 1, client: 1 };
         assert!(matches!(
             measure(Limit::CacheLine, one, &BURST),
             Err(BenchError::SharedCore { core: 1 })
@@ -289,10 +204,7 @@ mod tests {
     #[test]
     fn a_responder_that_never_answers_is_reported_and_not_waited_for() {
         let core = rustix::thread::sched_getcpu();
-        let cores = Cores {
-            server: core,
-            client: core,
-        };
+        let cores = Cores { server: core, client: core };
         // The test harness takes the arguments for filters that match nothing, and ends.
         let deaf = Launcher::new("/proc/self/exe", ["--exact".into()]);
         let mut meter = LimitMeter::new(Limit::Eventfd, cores, deaf).unwrap();
@@ -306,16 +218,10 @@ mod tests {
         let mut cases = limit_cases();
         for LimitCase { case, .. } in &mut cases {
             case.round_count = 1;
-            case.burst = Burst {
-                warmup_count: 2,
-                operation_count: 10,
-                ..case.burst
-            };
+            case.burst = Burst { warmup_count: 2, operation_count: 10, ..case.burst };
         }
         let mut results = Vec::new();
-        match run_limits(&cases, cores, &test_launcher(), |result| {
-            results.push(result)
-        }) {
+        match run_limits(&cases, cores, &test_launcher(), |result| results.push(result)) {
             Ok(()) => assert_eq!(results.len(), cases.len()),
             Err(BenchError::Noisy { .. }) => {
                 eprintln!("a noisy machine; {} cases were complete", results.len())

@@ -29,18 +29,12 @@ impl SharedWords {
     /// Makes zeroed, size-sealed memory of `word_count` words and maps it. The descriptor lets
     /// another process [`open`](Self::open) the same words.
     pub(super) fn create(word_count: usize) -> Result<(Self, OwnedFd), BenchError> {
-        let memory = memfd_create(
-            "annulus-bench",
-            MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING,
-        )
-        .map_err(BenchError::system("make shared memory"))?;
+        let memory = memfd_create("annulus-bench", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)
+            .map_err(BenchError::system("make shared memory"))?;
         ftruncate(&memory, (word_count * WORD_SIZE) as u64)
             .map_err(BenchError::system("size shared memory"))?;
-        fcntl_add_seals(
-            &memory,
-            SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL,
-        )
-        .map_err(BenchError::system("seal shared memory"))?;
+        fcntl_add_seals(&memory, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)
+            .map_err(BenchError::system("seal shared memory"))?;
         Ok((Self::open(&memory, word_count)?, memory))
     }
 
@@ -51,19 +45,13 @@ impl SharedWords {
         let stat = fstat(memory).map_err(BenchError::system("look at shared memory"))?;
         if u64::try_from(stat.st_size).is_ok_and(|present| present < size as u64) {
             let short = std::io::Error::other("it is smaller than the layout");
-            return Err(BenchError::System {
-                operation: "map shared memory",
-                source: short,
-            });
+            return Err(BenchError::System { operation: "map shared memory", source: short });
         }
         let mapping = MmapOptions::new()
             .len(size)
             .map_raw(memory.as_raw_fd())
             .map_err(BenchError::system("map shared memory"))?;
-        Ok(Self {
-            mapping,
-            word_count,
-        })
+        Ok(Self { mapping, word_count })
     }
 
     /// All the words.

@@ -125,9 +125,7 @@ pub fn time_round_trips<S: Subject>(
         }
     }
     if samples.count() == already {
-        Err(BenchError::OutOfTime {
-            time_max: burst.time_max,
-        })
+        Err(BenchError::OutOfTime { time_max: burst.time_max })
     } else {
         Ok(())
     }
@@ -145,10 +143,7 @@ struct Exchange<'s, S> {
 impl<'s, S: Subject> Exchange<'s, S> {
     fn new(subject: &'s mut S, payload_size: usize) -> Result<Self, BenchError> {
         if payload_size == 0 || !payload_size.is_multiple_of(8) {
-            return Err(BenchError::PayloadSize {
-                size: payload_size,
-                size_max: usize::MAX,
-            });
+            return Err(BenchError::PayloadSize { size: payload_size, size_max: usize::MAX });
         }
         Ok(Self {
             subject,
@@ -162,19 +157,13 @@ impl<'s, S: Subject> Exchange<'s, S> {
     fn perform(&mut self) -> Result<(), BenchError> {
         self.stamp += 1;
         let stamp = self.stamp.to_ne_bytes();
-        *self
-            .payload
-            .first_chunk_mut()
-            .expect("a payload has a word") = stamp;
+        *self.payload.first_chunk_mut().expect("a payload has a word") = stamp;
         *self.payload.last_chunk_mut().expect("a payload has a word") = stamp;
 
         self.subject.round_trip(&self.payload, &mut self.answer)?;
 
         // Both ends, so that an answer cut short or published too early is found.
-        for &found in [self.answer.first_chunk(), self.answer.last_chunk()]
-            .into_iter()
-            .flatten()
-        {
+        for &found in [self.answer.first_chunk(), self.answer.last_chunk()].into_iter().flatten() {
             if found != stamp {
                 return Err(BenchError::WrongAnswer {
                     stamp: self.stamp,
@@ -215,78 +204,39 @@ mod tests {
 
     #[test]
     fn warmup_is_performed_and_not_recorded() {
-        let (mut echo, mut samples) = (
-            Echo {
-                calls: 0,
-                torn_at: 0,
-            },
-            Samples::new(),
-        );
+        let (mut echo, mut samples) = (Echo { calls: 0, torn_at: 0 }, Samples::new());
         time_round_trips(&mut echo, &BURST, &mut samples).unwrap();
         assert_eq!((echo.calls, samples.count()), (13, 10));
     }
 
     #[test]
     fn a_torn_answer_is_found() {
-        let (mut echo, mut samples) = (
-            Echo {
-                calls: 0,
-                torn_at: 5,
-            },
-            Samples::new(),
-        );
+        let (mut echo, mut samples) = (Echo { calls: 0, torn_at: 5 }, Samples::new());
         let found = time_round_trips(&mut echo, &BURST, &mut samples).unwrap_err();
-        assert!(
-            matches!(found, BenchError::WrongAnswer { stamp: 5, found: 4 }),
-            "{found}"
-        );
+        assert!(matches!(found, BenchError::WrongAnswer { stamp: 5, found: 4 }), "{found}");
     }
 
     #[test]
     fn a_pause_is_not_part_of_the_figure() {
-        let (mut echo, mut samples) = (
-            Echo {
-                calls: 0,
-                torn_at: 0,
-            },
-            Samples::new(),
-        );
-        let parked = Burst {
-            pace: Pace::Parked(Duration::from_millis(5)),
-            ..BURST
-        };
+        let (mut echo, mut samples) = (Echo { calls: 0, torn_at: 0 }, Samples::new());
+        let parked = Burst { pace: Pace::Parked(Duration::from_millis(5)), ..BURST };
         time_round_trips(&mut echo, &parked, &mut samples).unwrap();
         assert!(samples.summary().p50_ns < 5_000_000);
     }
 
     #[test]
     fn a_spent_burst_ends_early_with_what_it_has() {
-        let (mut echo, mut samples) = (
-            Echo {
-                calls: 0,
-                torn_at: 0,
-            },
-            Samples::new(),
-        );
-        let spent = Burst {
-            time_max: Duration::ZERO,
-            ..BURST
-        };
+        let (mut echo, mut samples) = (Echo { calls: 0, torn_at: 0 }, Samples::new());
+        let spent = Burst { time_max: Duration::ZERO, ..BURST };
         time_round_trips(&mut echo, &spent, &mut samples).unwrap();
         assert_eq!((echo.calls, samples.count()), (2, 1));
     }
 
     #[test]
     fn a_payload_of_no_whole_words_is_refused() {
-        let mut echo = Echo {
-            calls: 0,
-            torn_at: 0,
-        };
+        let mut echo = Echo { calls: 0, torn_at: 0 };
         for payload_size in [0, 12] {
-            let odd = Burst {
-                payload_size,
-                ..BURST
-            };
+            let odd = Burst { payload_size, ..BURST };
             let refused = time_round_trips(&mut echo, &odd, &mut Samples::new());
             assert!(matches!(refused, Err(BenchError::PayloadSize { .. })));
         }

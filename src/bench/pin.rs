@@ -33,10 +33,7 @@ impl Cores {
     /// Both sides on the client's core: what a wake-up costs when no other core has to be woken.
     #[must_use]
     pub fn on_one_core(self) -> Self {
-        Self {
-            server: self.client,
-            client: self.client,
-        }
+        Self { server: self.client, client: self.client }
     }
 
     fn choose_from(
@@ -45,9 +42,8 @@ impl Cores {
     ) -> Result<Self, BenchError> {
         let mut preferred = allowed.to_vec();
         preferred.sort_by_key(|&core| (core == 0, core));
-        let (&server, others) = preferred
-            .split_first()
-            .expect("a running thread is allowed somewhere");
+        let (&server, others) =
+            preferred.split_first().expect("a running thread is allowed somewhere");
         let apart = others.iter().find(|&&core| !are_siblings(server, core));
         match apart.or(others.first()) {
             Some(&client) => Ok(Self { server, client }),
@@ -76,10 +72,7 @@ impl Pinned {
         let former =
             sched_getaffinity(None).map_err(BenchError::system("read the affinity mask"))?;
         pin_for_good(core)?;
-        Ok(Self {
-            former,
-            not_send: std::marker::PhantomData,
-        })
+        Ok(Self { former, not_send: std::marker::PhantomData })
     }
 }
 
@@ -102,9 +95,7 @@ pub(super) fn pin_for_good(core: usize) -> Result<(), BenchError> {
 /// The cores that the current thread may run on, in ascending order.
 fn allowed_cores() -> Result<Vec<usize>, BenchError> {
     let mask = sched_getaffinity(None).map_err(BenchError::system("read the affinity mask"))?;
-    Ok((0..CpuSet::MAX_CPU)
-        .filter(|&core| mask.is_set(core))
-        .collect())
+    Ok((0..CpuSet::MAX_CPU).filter(|&core| mask.is_set(core)).collect())
 }
 
 /// Whether two logical cores are hardware threads of one physical core; no when sysfs does not say.
@@ -132,20 +123,8 @@ mod tests {
     #[test]
     fn core_zero_is_taken_last() {
         let chosen = |allowed: &[usize]| Cores::choose_from(allowed, |_, _| false).unwrap();
-        assert_eq!(
-            chosen(&[0, 1]),
-            Cores {
-                server: 1,
-                client: 0
-            }
-        );
-        assert_eq!(
-            chosen(&[0, 1, 2, 3]),
-            Cores {
-                server: 1,
-                client: 2
-            }
-        );
+        assert_eq!(chosen(&[0, 1]), Cores { server: 1, client: 0 });
+        assert_eq!(chosen(&[0, 1, 2, 3]), Cores { server: 1, client: 2 });
     }
 
     #[test]
@@ -153,18 +132,9 @@ mod tests {
         let adjacent = |left: usize, right: usize| left / 2 == right / 2;
         assert_eq!(
             Cores::choose_from(&[2, 3, 4, 5], adjacent).unwrap(),
-            Cores {
-                server: 2,
-                client: 4
-            }
+            Cores { server: 2, client: 4 }
         );
-        assert_eq!(
-            Cores::choose_from(&[2, 3], adjacent).unwrap(),
-            Cores {
-                server: 2,
-                client: 3
-            }
-        );
+        assert_eq!(Cores::choose_from(&[2, 3], adjacent).unwrap(), Cores { server: 2, client: 3 });
     }
 
     #[test]
@@ -179,9 +149,6 @@ mod tests {
 
     #[test]
     fn a_core_that_does_not_exist_is_refused() {
-        assert!(matches!(
-            Pinned::to(usize::MAX),
-            Err(BenchError::System { .. })
-        ));
+        assert!(matches!(Pinned::to(usize::MAX), Err(BenchError::System { .. })));
     }
 }

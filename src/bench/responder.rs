@@ -79,18 +79,11 @@ impl ResponderArguments {
             }
             (ResponderKind::Eventfd, &[request, response]) => {
                 let adopt = |number| adopt(number, "anon_inode:[eventfd]");
-                Doorbells {
-                    request: adopt(request)?,
-                    response: adopt(response)?,
-                }
-                .answer_forever()
+                Doorbells { request: adopt(request)?, response: adopt(response)? }.answer_forever()
             }
             (_, descriptors) => {
                 let count = std::io::Error::other(format!("{} were lent", descriptors.len()));
-                Err(BenchError::System {
-                    operation: "take up the lent descriptors",
-                    source: count,
-                })
+                Err(BenchError::System { operation: "take up the lent descriptors", source: count })
             }
         }
     }
@@ -102,10 +95,7 @@ impl ResponderArguments {
             .map_err(BenchError::system("follow the parent"))?;
         if getppid().map(Pid::as_raw_nonzero).map(i32::from) != Some(self.parent) {
             let gone = std::io::Error::other("it has ended");
-            return Err(BenchError::System {
-                operation: "follow the parent",
-                source: gone,
-            });
+            return Err(BenchError::System { operation: "follow the parent", source: gone });
         }
         Ok(())
     }
@@ -134,12 +124,8 @@ fn start_watchdog(time: Duration) -> Result<(), BenchError> {
         thread::sleep(time);
         process::exit(EXIT_TIME_OVER);
     };
-    let thread = thread::Builder::new()
-        .name("bench-watchdog".into())
-        .spawn(watch);
-    thread
-        .map(drop)
-        .map_err(BenchError::system("start the watchdog"))
+    let thread = thread::Builder::new().name("bench-watchdog".into()).spawn(watch);
+    thread.map(drop).map_err(BenchError::system("start the watchdog"))
 }
 
 /// How to start this executable again as a responder.
@@ -154,10 +140,7 @@ impl Launcher {
     /// `bench-responder`.
     #[must_use]
     pub fn this_executable() -> Self {
-        Self {
-            program: "/proc/self/exe".into(),
-            leading_words: vec![SUBCOMMAND.into()],
-        }
+        Self { program: "/proc/self/exe".into(), leading_words: vec![SUBCOMMAND.into()] }
     }
 
     /// Another program that ends up in [`ResponderArguments::run`]: `leading_words` come before its
@@ -167,10 +150,7 @@ impl Launcher {
         program: impl Into<PathBuf>,
         leading_words: impl IntoIterator<Item = OsString>,
     ) -> Self {
-        Self {
-            program: program.into(),
-            leading_words: leading_words.into_iter().collect(),
-        }
+        Self { program: program.into(), leading_words: leading_words.into_iter().collect() }
     }
 
     /// Starts a responder on `cores.server` that lives at most `time_max` (rounded up to seconds).
@@ -183,10 +163,7 @@ impl Launcher {
         descriptors: &[BorrowedFd<'_>],
     ) -> Result<Responder, BenchError> {
         // Inheritable until the end of this function, when the child has its own.
-        let loans = descriptors
-            .iter()
-            .map(Loan::of)
-            .collect::<Result<Vec<_>, _>>()?;
+        let loans = descriptors.iter().map(Loan::of).collect::<Result<Vec<_>, _>>()?;
         let arguments = ResponderArguments {
             kind,
             payload_size,
@@ -255,9 +232,7 @@ pub(super) mod tests {
     /// test harness takes the further words for filters that match nothing.
     #[test]
     fn entry() {
-        let words: Vec<_> = std::env::args_os()
-            .skip_while(|word| word != SUBCOMMAND)
-            .collect();
+        let words: Vec<_> = std::env::args_os().skip_while(|word| word != SUBCOMMAND).collect();
         if !words.is_empty() {
             Words::parse_from(words)
                 .arguments
@@ -277,9 +252,7 @@ pub(super) mod tests {
                 seconds: 9,
                 descriptors: vec![5, 6],
             };
-            let words = [OsString::from(SUBCOMMAND)]
-                .into_iter()
-                .chain(sent.to_words());
+            let words = [OsString::from(SUBCOMMAND)].into_iter().chain(sent.to_words());
             assert_eq!(Words::parse_from(words).arguments, sent);
         }
     }
@@ -302,10 +275,7 @@ pub(super) mod tests {
             .output()
             .unwrap();
         let complaint = String::from_utf8_lossy(&ended.stderr);
-        assert!(
-            !ended.status.success() && complaint.contains("it has ended"),
-            "{complaint}"
-        );
+        assert!(!ended.status.success() && complaint.contains("it has ended"), "{complaint}");
     }
 
     #[test]
@@ -313,24 +283,12 @@ pub(super) mod tests {
         let doorbells = Doorbells::create().unwrap();
         let lent = [doorbells.request.as_fd(), doorbells.response.as_fd()];
         let core = rustix::thread::sched_getcpu();
-        let cores = Cores {
-            server: core,
-            client: core,
-        };
+        let cores = Cores { server: core, client: core };
         let responder = test_launcher()
-            .start(
-                ResponderKind::Eventfd,
-                8,
-                cores,
-                Duration::from_secs(5),
-                &lent,
-            )
+            .start(ResponderKind::Eventfd, 8, cores, Duration::from_secs(5), &lent)
             .unwrap();
         let id = responder.id();
         drop(responder);
-        assert!(
-            rustix::process::test_kill_process(id).is_err(),
-            "killed and reaped"
-        );
+        assert!(rustix::process::test_kill_process(id).is_err(), "killed and reaped");
     }
 }

@@ -26,10 +26,7 @@ impl Samples {
     pub fn new() -> Self {
         let histogram = Histogram::new_with_bounds(1, INTERVAL_NS_MAX, SIGNIFICANT_DIGITS)
             .expect("the bounds are constants and in range");
-        Self {
-            histogram,
-            elapsed: Duration::ZERO,
-        }
+        Self { histogram, elapsed: Duration::ZERO }
     }
 
     /// Forgets everything and keeps the memory.
@@ -68,11 +65,7 @@ impl Samples {
             p99_ns: self.histogram.value_at_quantile(0.99),
             p999_ns: self.histogram.value_at_quantile(0.999),
             max_ns: self.histogram.max(),
-            msgs_per_s: if seconds > 0.0 {
-                self.count() as f64 / seconds
-            } else {
-                0.0
-            },
+            msgs_per_s: if seconds > 0.0 { self.count() as f64 / seconds } else { 0.0 },
         }
     }
 }

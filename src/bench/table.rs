@@ -38,11 +38,7 @@ impl Style {
     }
 
     fn judge(is_terminal: bool, is_refused: bool) -> Self {
-        if is_terminal && !is_refused {
-            Self::Coloured
-        } else {
-            Self::Plain
-        }
+        if is_terminal && !is_refused { Self::Coloured } else { Self::Plain }
     }
 }
 
@@ -58,10 +54,7 @@ impl Table {
     #[must_use]
     pub fn new(columns: &[(&str, Alignment)]) -> Self {
         Self {
-            columns: columns
-                .iter()
-                .map(|&(name, side)| (name.to_owned(), side))
-                .collect(),
+            columns: columns.iter().map(|&(name, side)| (name.to_owned(), side)).collect(),
             rows: Vec::new(),
         }
     }
@@ -108,11 +101,7 @@ impl Table {
     /// Characters of the widest cell of a column, its name included.
     fn width(&self, index: usize) -> usize {
         let cells = self.rows.iter().map(|row| &row[index]);
-        cells
-            .chain([&self.columns[index].0])
-            .map(|cell| cell.chars().count())
-            .max()
-            .unwrap_or(0)
+        cells.chain([&self.columns[index].0]).map(|cell| cell.chars().count()).max().unwrap_or(0)
     }
 }
 
@@ -141,12 +130,8 @@ pub fn result_table(results: &[CaseResult]) -> Table {
             duration_text(result.p99_ns),
             duration_text(result.p999_ns),
             rate_text(result.msgs_per_s),
-            result
-                .limit_p50_ns
-                .map_or_else(|| "–".to_owned(), duration_text),
-            result
-                .ratio_p50
-                .map_or_else(|| "–".to_owned(), |ratio| format!("{ratio:.2}×")),
+            result.limit_p50_ns.map_or_else(|| "–".to_owned(), duration_text),
+            result.ratio_p50.map_or_else(|| "–".to_owned(), |ratio| format!("{ratio:.2}×")),
             match result.rejected_rounds {
                 0 => result.rounds.to_string(),
                 rejected => format!("{} (−{rejected})", result.rounds),
@@ -265,13 +250,8 @@ mod tests {
             rejected_rounds: 2,
         };
         let text = written(&result_table(&[result]), Style::Plain);
-        let row: Vec<&str> = text
-            .lines()
-            .nth(1)
-            .unwrap()
-            .split("  ")
-            .filter(|cell| !cell.is_empty())
-            .collect();
+        let row: Vec<&str> =
+            text.lines().nth(1).unwrap().split("  ").filter(|cell| !cell.is_empty()).collect();
         let row: Vec<&str> = row.into_iter().map(str::trim).collect();
         assert_eq!(
             row,
