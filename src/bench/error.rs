@@ -57,6 +57,15 @@ pub enum BenchError {
         found: u64,
     },
 
+    /// An answer was not as long as its request.
+    #[error("an answer has {size} bytes instead of {expected}")]
+    AnswerSize {
+        /// Bytes found.
+        size: usize,
+        /// Bytes sent.
+        expected: usize,
+    },
+
     /// The machine never stayed the same for a whole round. Run again when it is quieter.
     #[error("all {rejected} rounds were rejected: the cache-line canary moved during each")]
     Noisy {
@@ -71,12 +80,24 @@ pub enum BenchError {
         time_max: Duration,
     },
 
+    /// A daemon to measure could not be started.
+    #[error("no daemon could be started: {reason}")]
+    NotStarted {
+        /// What it said last.
+        reason: String,
+    },
+
     /// The subject failed in a way of its own.
     #[error("the subject failed: {0}")]
     Subject(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
 impl BenchError {
+    /// What a subject met; for `map_err`.
+    pub(super) fn subject(error: impl std::error::Error + Send + Sync + 'static) -> Self {
+        Self::Subject(Box::new(error))
+    }
+
     /// Names the operation that a system error interrupted; for `map_err`.
     pub(super) fn system<E: Into<io::Error>>(operation: &'static str) -> impl FnOnce(E) -> Self {
         move |source| Self::System { operation, source: source.into() }

@@ -17,13 +17,16 @@
 //! **The map.** [`Subject`] and [`Meter`] are the seams. Pure: `case` (rounds, rejection, medians),
 //! `stats`, `table`. Touching the machine: `pin`, `limit` (the measuring side), `responder` (the
 //! child process that answers), `cache_line` and `doorbell` (what the two exchange). `mapping` and
-//! `inherit` alone contain `unsafe`.
+//! `inherit` alone contain `unsafe`. About the daemon: `daemon` (one of our own, as a child),
+//! `cases` (what is measured of it), `throughput` (many requests in flight).
 //!
 //! Everything is bounded: operations by a count, bursts and cases by a time, responders by a
 //! lifetime of their own.
 
 mod cache_line;
 mod case;
+mod cases;
+mod daemon;
 mod doorbell;
 mod error;
 mod inherit;
@@ -34,8 +37,11 @@ mod pin;
 mod responder;
 mod stats;
 mod table;
+mod throughput;
 
 pub use case::{CANARY_SHIFT_MAX, Case, CaseResult, Instruments, SCHEMA};
+pub use cases::{DaemonBench, DaemonCase, Load, daemon_cases, daemon_settings};
+pub use daemon::{DaemonProcess, follow_parent};
 pub use error::BenchError;
 pub use limit::{Limit, LimitCase, LimitMeter, limit_cases, run_limits};
 pub use meter::{Burst, Meter, Pace, Subject, Timed, time_round_trips};

@@ -12,13 +12,13 @@ use std::process::{self, Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, getppid, set_parent_process_death_signal};
+use rustix::process::Pid;
 
 use super::cache_line::CacheLine;
 use super::doorbell::Doorbells;
 use super::inherit::{Loan, adopt};
 use super::pin::pin_for_good;
-use super::{BenchError, Cores};
+use super::{BenchError, Cores, follow_parent};
 
 /// The hidden subcommand that makes this executable a responder.
 const SUBCOMMAND: &str = "bench-responder";
@@ -70,7 +70,7 @@ impl ResponderArguments {
     /// [`BenchError::System`]: the parent is gone, a descriptor is not what it should be, or the
     /// core is not allowed.
     pub fn run(&self) -> Result<(), BenchError> {
-        self.tie_to_parent()?;
+        follow_parent(self.parent)?;
         start_watchdog(Duration::from_secs(self.seconds))?;
         pin_for_good(self.core)?;
         match (self.kind, self.descriptors.as_slice()) {
@@ -86,18 +86,6 @@ impl ResponderArguments {
                 Err(BenchError::System { operation: "take up the lent descriptors", source: count })
             }
         }
-    }
-
-    /// Asks the kernel to end this process with its parent, then makes sure that the parent was
-    /// still there to be asked about: one that died before the request would send no signal.
-    fn tie_to_parent(&self) -> Result<(), BenchError> {
-        set_parent_process_death_signal(Some(Signal::KILL))
-            .map_err(BenchError::system("follow the parent"))?;
-        if getppid().map(Pid::as_raw_nonzero).map(i32::from) != Some(self.parent) {
-            let gone = std::io::Error::other("it has ended");
-            return Err(BenchError::System { operation: "follow the parent", source: gone });
-        }
-        Ok(())
     }
 
     fn to_words(&self) -> Vec<OsString> {
