@@ -33,6 +33,9 @@ pub enum Load {
     Pipelined,
 }
 
+/// No round of a case starts after this, so that all of them take less than a minute.
+const CASE_TIME_MAX: Duration = Duration::from_secs(5);
+
 /// One case of the daemon.
 #[derive(Clone, Debug)]
 pub struct DaemonCase {
@@ -49,7 +52,7 @@ pub fn daemon_cases() -> Vec<DaemonCase> {
     for (size, operation_count) in [(64, 200_000), (1024, 200_000), (4096, 100_000)] {
         cases.push(DaemonCase::new(Load::Hot, size, 1, operation_count));
     }
-    cases.push(DaemonCase::new(Load::Cold, 64, 1, 500));
+    cases.push(DaemonCase::new(Load::Cold, 64, 1, 400));
     for size in [64, 1024] {
         for connections in [1, 16, CONNECTIONS_MAX] {
             cases.push(DaemonCase::new(Load::Pipelined, size, connections, 1_000_000));
@@ -88,7 +91,7 @@ impl Load {
 }
 
 impl DaemonCase {
-    /// A case of five rounds, each burst within two seconds.
+    /// A case of five rounds, each burst within a second.
     #[must_use]
     pub fn new(load: Load, payload_size: usize, connections: u32, operation_count: u32) -> Self {
         let burst = Burst {
@@ -96,9 +99,11 @@ impl DaemonCase {
             warmup_count: operation_count / 20,
             operation_count,
             pace: if load == Load::Cold { Pace::Parked(PARK_TIME) } else { Pace::BackToBack },
-            time_max: Duration::from_secs(2),
+            time_max: Duration::from_secs(1),
         };
-        Self { load, case: Case::new(load.name(), connections, burst) }
+        let mut case = Case::new(load.name(), connections, burst);
+        case.time_max = CASE_TIME_MAX;
+        Self { load, case }
     }
 
     /// Requests in flight on each connection.

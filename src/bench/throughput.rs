@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::{BenchError, Burst, Meter, Pinned, Samples};
 use crate::client::{ConnectOptions, Connection, Received, WaitPolicy};
 use crate::descriptors;
-use crate::limits::{RING_CAPACITY_MAX, RING_CAPACITY_MIN};
+use crate::limits::{RING_CAPACITY_MAX, RING_CAPACITY_MIN, SYNC_REPLY_SIZE_MIN};
 use crate::wire::{MessageType, Status, span};
 
 const WORD_SIZE: usize = 8;
@@ -19,6 +19,10 @@ const WORD_SIZE: usize = 8;
 const DESCRIPTORS_PER_CONNECTION: u64 = 4;
 /// Descriptors of everything else in this process.
 const DESCRIPTORS_RESERVED: u64 = 64;
+
+/// Bytes of a response ring that must be free before the daemon takes a request at all; a ring with
+/// less beside its window would measure backpressure.
+const ROOM_FOR_REPLY: u64 = 4 * SYNC_REPLY_SIZE_MIN;
 
 /// Visits to all connections without any answer, between two looks at the clock and the sockets.
 const IDLE_ROUNDS_PER_LOOK: u32 = 4_096;
@@ -88,8 +92,9 @@ impl Pipeline {
             .map_err(BenchError::system("open so many connections"))?;
         let frame_size = u32::try_from(payload_size).map_or(RING_CAPACITY_MAX, span);
         let in_flight_size = frame_size.saturating_mul(window as u64).min(RING_CAPACITY_MAX);
-        let capacity =
-            (2 * in_flight_size).next_power_of_two().clamp(RING_CAPACITY_MIN, RING_CAPACITY_MAX);
+        let capacity = (2 * in_flight_size + ROOM_FOR_REPLY)
+            .next_power_of_two()
+            .clamp(RING_CAPACITY_MIN, RING_CAPACITY_MAX);
         let options =
             options.wait(WaitPolicy::SPIN).request_capacity(capacity).response_capacity(capacity);
         let lane = |_| {
@@ -154,9 +159,11 @@ impl Meter for Pipeline {
             return Err(BenchError::AnswerSize { size, expected: self.payload.len() });
         }
         let _pinned = Pinned::to(self.client_core)?;
-        let deadline = Instant::now() + burst.time_max;
-        self.run(Quota::of(burst.warmup_count), deadline, |_| {})?;
+        // However slow the machine is, most of the time is for what is recorded.
+        let warm = Instant::now() + burst.time_max / 4;
+        self.run(Quota::of(burst.warmup_count), warm, |_| {})?;
         let started = Instant::now();
+        let deadline = started + burst.time_max;
         self.run(Quota::of(burst.operation_count), deadline, |interval| samples.record(interval))?;
         samples.record_elapsed(started.elapsed());
         if samples.count() == 0 {

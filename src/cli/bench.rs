@@ -6,8 +6,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use annulus::bench::{
-    CaseResult, Cores, DaemonBench, DaemonCase, DaemonProcess, Launcher, LimitCase, daemon_cases,
-    daemon_settings, limit_cases, result_table, run_limits,
+    BenchError, CaseResult, Cores, DaemonBench, DaemonCase, DaemonProcess, Launcher, LimitCase,
+    daemon_cases, daemon_settings, limit_cases, result_table, run_limits,
 };
 
 use super::exit::Exit;
@@ -55,12 +55,20 @@ pub(crate) fn run(session: &Session, arguments: &Arguments) -> Result<Exit, Fail
         session.output.note("note: this is a debug build, its figures mean little");
     }
 
-    let mut report = Report { session, results: Vec::new(), broken: None };
-    measure_limits(&mut report, &limit_cases, cores)?;
-    if !daemon_cases.is_empty() {
-        measure_daemon(&mut report, &daemon_cases, cores)?;
-    }
-    report.finish()
+    let mut report = Report { session, results: Vec::new(), unmeasured: 0 };
+    let outcome = measure(&mut report, &limit_cases, &daemon_cases, cores);
+    // What was measured before something failed is still true.
+    report.finish().and_then(|exit| outcome.map(|()| exit))
+}
+
+fn measure(
+    report: &mut Report<'_>,
+    limit_cases: &[LimitCase],
+    daemon_cases: &[DaemonCase],
+    cores: Cores,
+) -> Result<(), Failure> {
+    measure_limits(report, limit_cases, cores)?;
+    if daemon_cases.is_empty() { Ok(()) } else { measure_daemon(report, daemon_cases, cores) }
 }
 
 fn measure_limits(
@@ -71,8 +79,9 @@ fn measure_limits(
     for limit in cases {
         report.begin(&limit.case.name, limit.case.burst.payload_size, 1);
         let (one, launcher) = (std::slice::from_ref(limit), Launcher::this_executable());
-        run_limits(one, cores, &launcher, |result| report.end(result))?;
-        report.check()?;
+        let mut result = None;
+        let outcome = run_limits(one, cores, &launcher, |measured| result = Some(measured));
+        report.end(outcome.and(result.ok_or(BenchError::Noisy { rejected: 0 })))?;
     }
     Ok(())
 }
@@ -87,8 +96,7 @@ fn measure_daemon(
     for daemon_case in cases {
         let case = &daemon_case.case;
         report.begin(&case.name, case.burst.payload_size, case.connections);
-        report.end(bench.run(daemon_case)?);
-        report.check()?;
+        report.end(bench.run(daemon_case))?;
     }
     daemon.stop()?;
     Ok(())
@@ -137,8 +145,8 @@ impl Arguments {
 struct Report<'s> {
     session: &'s Session,
     results: Vec<CaseResult>,
-    /// Why standard output takes no more.
-    broken: Option<Failure>,
+    /// Cases for which the machine was too restless.
+    unmeasured: u32,
 }
 
 impl Report<'_> {
@@ -150,25 +158,28 @@ impl Report<'_> {
         }
     }
 
-    /// Keeps a result for the table, or writes it out at once.
-    fn end(&mut self, result: CaseResult) {
-        if self.session.output.json {
-            self.broken = self.session.output.line(&result.to_json_line()).err();
-        } else {
-            self.results.push(result);
+    /// Keeps a result for the table, or writes it out at once. A restless machine ends only the
+    /// case.
+    fn end(&mut self, outcome: Result<CaseResult, BenchError>) -> Result<(), Failure> {
+        match outcome {
+            Ok(result) if self.session.output.json => {
+                self.session.output.line(&result.to_json_line())?;
+            }
+            Ok(result) => self.results.push(result),
+            Err(error @ (BenchError::Noisy { .. } | BenchError::OutOfTime { .. })) => {
+                self.unmeasured += 1;
+                self.session.output.note(&format!("annulus: not measured: {error}"));
+            }
+            Err(error) => return Err(error.into()),
         }
+        Ok(())
     }
 
-    /// Ends the run when nobody reads it any more.
-    fn check(&mut self) -> Result<(), Failure> {
-        self.broken.take().map_or(Ok(()), Err)
-    }
-
-    fn finish(self) -> Result<Exit, Failure> {
+    fn finish(&self) -> Result<Exit, Failure> {
         if !self.results.is_empty() {
             self.session.output.raw(table_of(self.session, &self.results)?.as_bytes())?;
         }
-        Ok(Exit::Ok)
+        Ok(if self.unmeasured == 0 { Exit::Ok } else { Exit::Failed })
     }
 }
 
