@@ -42,12 +42,12 @@ pub const MESSAGE_SIZE_MAX_CEILING: u32 = 64 * 1024 * 1024;
 /// Default of `ipc.max_connections`.
 pub const CONNECTIONS_MAX_DEFAULT: u32 = 1000;
 /// Requests of one connection that may wait for an asynchronous handler; one more is answered *busy*.
-pub const IN_FLIGHT_PER_CONNECTION: usize = 64;
+pub const IN_FLIGHT_PER_CONNECTION: u32 = 64;
 /// Bytes of error text that an answer may carry.
-pub const DETAIL_SIZE_MAX: usize = 512;
+pub const DETAIL_SIZE_MAX: u32 = 512;
 
 /// What a synchronous handler may always answer, whatever the size of its request.
-pub const SYNC_REPLY_SIZE_MIN: u64 = 4096;
+pub const SYNC_REPLY_SIZE_MIN: u32 = 4096;
 
 /// Frames that one visit to a connection takes from its request ring.
 pub const FRAMES_PER_VISIT: u32 = 32;
@@ -87,4 +87,4 @@ const_assert!(RING_CAPACITY_MIN >= 4 * PAGE_SIZE);
 // A reply ring holds at least two inline replies with their headers, wherever they start.
 const_assert!(2 * (REPLY_INLINE_SIZE_MAX as u64 + 2 * FRAME_ALIGNMENT) <= REPLY_RING_CAPACITY);
 // An error answer fits what a synchronous handler may always say.
-const_assert!(DETAIL_SIZE_MAX as u64 <= SYNC_REPLY_SIZE_MIN);
+const_assert!(DETAIL_SIZE_MAX <= SYNC_REPLY_SIZE_MIN);

@@ -61,7 +61,6 @@ pub struct IpcServer;
 
 impl IpcServer {
     /// A server with the built-in synchronous handlers (echo, heartbeat) and both codecs.
-    #[must_use]
     pub fn builder() -> IpcServerBuilder {
         let echo = |request: &Request<'_>, responder: &mut Responder<'_>| {
             responder.reply(request.payload())

@@ -19,8 +19,8 @@ impl Default for List {
 }
 
 impl List {
-    pub(super) const fn count(&self) -> usize {
-        self.count as usize
+    pub(super) const fn count(&self) -> u32 {
+        self.count
     }
 }
 

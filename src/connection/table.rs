@@ -17,6 +17,7 @@ use crate::wire::{Features, Goodbye};
 const IN_FLIGHT_PER_SHARD: usize = 16_384;
 /// Bytes of the buffer into which most payloads are copied.
 const SCRATCH_SIZE: usize = 64 * 1024;
+static_assertions::const_assert!(SCRATCH_SIZE >= REPLY_INLINE_SIZE_MAX);
 
 /// What a [`Table`] is made from.
 pub struct TableOptions {
@@ -132,6 +133,7 @@ struct Slot<M> {
 pub struct Table<M> {
     options: TableOptions,
     slots: Box<[Slot<M>]>,
+    slot_count: u32,
     free: Vec<u32>,
     /// Slots that are polled every turn.
     hot: Vec<u32>,
@@ -150,8 +152,7 @@ impl<M: RegionMemory> Table<M> {
     #[must_use]
     pub fn new(options: TableOptions) -> Self {
         let count = options.slot_count;
-        let count_u32 = u32::try_from(count).expect("fewer than 2³² connections");
-        assert!(SCRATCH_SIZE >= REPLY_INLINE_SIZE_MAX);
+        let slot_count = u32::try_from(count).expect("fewer than 2³² connections");
         let slot = |_| Slot {
             state: State::Free,
             quiet_since: Timestamp::default(),
@@ -161,7 +162,8 @@ impl<M: RegionMemory> Table<M> {
         };
         Self {
             slots: (0..count).map(slot).collect(),
-            free: (0..count_u32).rev().collect(),
+            slot_count,
+            free: (0..slot_count).rev().collect(),
             hot: Vec::with_capacity(count),
             starved: Vec::with_capacity(count),
             untold: Vec::with_capacity(count),
@@ -219,7 +221,7 @@ impl<M: RegionMemory> Table<M> {
 
     /// Ends every connection now.
     pub fn end_all(&mut self) {
-        for slot in 0..self.slot_count() {
+        for slot in 0..self.slot_count {
             self.close(slot, Ending::Shutdown);
         }
     }
@@ -279,7 +281,7 @@ impl<M: RegionMemory> Table<M> {
     pub fn close_idle(&mut self, now: Timestamp) -> Option<Timestamp> {
         let timeout = self.options.idle_timeout_ns?;
         let mut next: Option<Timestamp> = None;
-        for slot in 0..self.slot_count() {
+        for slot in 0..self.slot_count {
             let entry = &self.slots[slot as usize];
             let State::Serving(connection) = &entry.state else { continue };
             // A client that waits for us is not idle; one that does not read its answers is.
@@ -306,11 +308,6 @@ impl<M: RegionMemory> Table<M> {
         }
     }
 
-    fn slot_count(&self) -> u32 {
-        // Note: cannot truncate: checked in `new`.
-        self.slots.len() as u32
-    }
-
     fn metrics(&self) -> &ShardMetrics {
         self.options.metrics.shard(self.options.shard_index)
     }
@@ -329,7 +326,7 @@ impl<M: RegionMemory> Table<M> {
     }
 
     fn unpark_all(&mut self, now: Timestamp) {
-        for slot in 0..self.slot_count() {
+        for slot in 0..self.slot_count {
             self.unpark(slot, now);
         }
     }
@@ -342,12 +339,11 @@ impl<M: RegionMemory> Table<M> {
         let Self { options, slots, hot, .. } = self;
         for link in &options.links {
             link.take_news(|index| {
-                let entry = &mut slots[index];
+                let entry = &mut slots[index as usize];
                 entry.quiet_since = now;
                 if !entry.hot {
                     entry.warm();
-                    // Note: cannot truncate: a slot's index was a u32 first.
-                    hot.push(index as u32);
+                    hot.push(index);
                 }
             });
         }
@@ -409,6 +405,11 @@ impl<M: RegionMemory> Table<M> {
                 self.metrics().activity.doorbells_suppressed_total.increment();
             }
             return Visited::Busy;
+        }
+        if entry.blocked && connection.memory.view().client_parked().take() {
+            // There may be new padding in its ring, which only a client that looks can free.
+            self.outputs.push(Output::Ring { slot });
+            self.metrics().activity.doorbells_sent_total.increment();
         }
         self.visit_quiet(slot, requests, now)
     }

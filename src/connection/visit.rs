@@ -210,7 +210,7 @@ impl<M: RegionMemory> Connection<M> {
         shared: &mut Shared<'_>,
     ) -> Result<Taken, Ending> {
         let size = header.payload_size as usize;
-        let room = span(header.payload_size).max(span(SYNC_REPLY_SIZE_MIN as u32));
+        let room = span(header.payload_size).max(span(SYNC_REPLY_SIZE_MIN));
         let ring = self.memory.view().response_ring();
         if !self.responses.has_room(ring, room)? {
             return Ok(Taken::Blocked(Visit::BlockedOnClient));
@@ -250,7 +250,8 @@ impl<M: RegionMemory> Connection<M> {
                 shared.metrics.failed(kind, status);
                 // The text is made only for a failed request; it carries no payload (see IpcError).
                 let text = error.to_string();
-                responder.finish(status, &text.as_bytes()[..text.len().min(DETAIL_SIZE_MAX)])?;
+                responder
+                    .finish(status, &text.as_bytes()[..text.len().min(DETAIL_SIZE_MAX as usize)])?;
             }
             Err(_panic) => {
                 shared.metrics.failed(kind, Status::HandlerPanic);
@@ -337,7 +338,7 @@ impl<M: RegionMemory> Connection<M> {
         shared: &mut Shared<'_>,
     ) -> Result<Taken, Ending> {
         let ring = self.memory.view().response_ring();
-        if !self.responses.has_room(ring, span(DETAIL_SIZE_MAX as u32))? {
+        if !self.responses.has_room(ring, span(DETAIL_SIZE_MAX))? {
             return Ok(Taken::Blocked(Visit::BlockedOnClient));
         }
         self.responses.publish(ring, header.answer(status), detail)?;

@@ -12,7 +12,7 @@ use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFl
 
 use crate::limits::HANDSHAKE_DESCRIPTOR_COUNT;
 use crate::region::{Region, RegionLayout, check_doorbell, check_region};
-use crate::wire::{Fault, HELLO_SIZE, Hello, PROTOCOL_MAJOR, Status};
+use crate::wire::{Fault, HELLO_SIZE, Hello, PROTOCOL_MAJOR, Status, cut};
 
 /// Descriptors that one message may bring before the kernel cuts it: enough to see that there are
 /// too many.
@@ -31,7 +31,7 @@ pub(super) struct Handshake {
     received: usize,
     descriptors: Vec<OwnedFd>,
     /// Descriptors that came, kept or not.
-    descriptor_count: u32,
+    descriptor_count: usize,
 }
 
 /// A handshake that passed.
@@ -101,8 +101,7 @@ impl Handshake {
 
     /// What to say when the time is over, or the client left.
     pub(super) fn too_late(&self) -> Refusal {
-        let received = self.received as u32;
-        Fault::HandshakeCut { received, needed: HELLO_SIZE as u32 }.into()
+        cut(&self.bytes[..self.received], HELLO_SIZE).into()
     }
 
     pub(super) fn into_socket(self) -> OwnedFd {
@@ -129,8 +128,8 @@ impl Handshake {
             }
         }
         let cut = message.flags.contains(ReturnFlags::CTRUNC);
-        if cut || self.descriptor_count > HANDSHAKE_DESCRIPTOR_COUNT as u32 {
-            return Err(Stop::Fault(Fault::DescriptorCount { count: self.descriptor_count }));
+        if cut || self.descriptor_count > HANDSHAKE_DESCRIPTOR_COUNT {
+            return Err(Stop::Fault(descriptor_count(self.descriptor_count)));
         }
         Ok(message.bytes)
     }
@@ -145,10 +144,10 @@ impl Handshake {
             return Err(refused(Status::CodecUnsupported));
         }
         let descriptors = std::mem::take(&mut self.descriptors);
-        let count = descriptors.len() as u32;
+        let count = descriptors.len();
         let [file, request_doorbell, response_doorbell] =
             <[OwnedFd; HANDSHAKE_DESCRIPTOR_COUNT]>::try_from(descriptors)
-                .map_err(|_| Fault::DescriptorCount { count })?;
+                .map_err(|_| descriptor_count(count))?;
         check_doorbell(request_doorbell.as_fd(), 1)?;
         check_doorbell(response_doorbell.as_fd(), 2)?;
         let layout = RegionLayout::new(hello.request_capacity, hello.response_capacity);
@@ -162,6 +161,10 @@ impl AsFd for Handshake {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
+}
+
+fn descriptor_count(count: usize) -> Fault {
+    Fault::DescriptorCount { count: u32::try_from(count).unwrap_or(u32::MAX) }
 }
 
 enum Stop {
@@ -267,7 +270,7 @@ mod tests {
                 peer.send(&hello().as_bytes()[..size], &[]);
             }
             peer.client = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).unwrap();
-            let fault = Fault::HandshakeCut { received: size as u32, needed: 64 };
+            let fault = Fault::HandshakeCut { received: u32::try_from(size).unwrap(), needed: 64 };
             assert_eq!(peer.refusal().fault, Some(fault));
         }
     }

@@ -221,7 +221,7 @@ impl Control {
         welcome.features = features.bits();
         welcome.message_size_max =
             crate::connection::message_size_max(layout, ipc.max_message_size);
-        welcome.in_flight_max = IN_FLIGHT_PER_CONNECTION as u32;
+        welcome.in_flight_max = IN_FLIGHT_PER_CONNECTION;
         welcome.connection_id = self.connections_so_far;
         welcome.daemon_instance = self.daemon_instance;
         welcome.idle_timeout_secs = u32::try_from(ipc.idle_timeout_secs).unwrap_or(u32::MAX);

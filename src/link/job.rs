@@ -22,7 +22,8 @@ pub(super) struct Descriptor {
     reserved: [u8; 3],
 }
 
-pub(super) const DESCRIPTOR_SIZE: usize = size_of::<Descriptor>();
+pub(super) const DESCRIPTOR_SIZE: usize = 24;
+static_assertions::const_assert_eq!(size_of::<Descriptor>(), DESCRIPTOR_SIZE);
 
 /// One job for a worker executor.
 #[derive(Debug)]

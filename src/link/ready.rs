@@ -33,19 +33,19 @@ impl ReadySet {
     }
 
     /// Takes every slot out and gives each to `visit`.
-    pub(super) fn take_each(&self, mut visit: impl FnMut(usize)) {
+    pub(super) fn take_each(&self, mut visit: impl FnMut(u32)) {
         if self.is_empty() {
             return;
         }
         let summary = self.summary.swap(0, AcqRel);
-        for (index, word) in self.words.iter().enumerate() {
+        for (word, index) in self.words.iter().zip(0_u32..) {
             if summary & (1 << (index % 64)) == 0 {
                 continue;
             }
             let mut bits = word.swap(0, AcqRel);
             // Bounded: 64 bits, one cleared each time.
             while bits != 0 {
-                visit(index * 64 + bits.trailing_zeros() as usize);
+                visit(index * 64 + bits.trailing_zeros());
                 bits &= bits - 1;
             }
         }
@@ -61,8 +61,8 @@ mod tests {
         let set = ReadySet::new(10_000);
         let slots = [0, 63, 64, 4095, 4096, 9999];
         for slot in slots {
-            set.add(slot);
-            set.add(slot);
+            set.add(slot as usize);
+            set.add(slot as usize);
         }
         let mut taken = Vec::new();
         set.take_each(|slot| taken.push(slot));

@@ -2,13 +2,16 @@
 
 use std::sync::Arc;
 
-use super::job::CLOSED_DONE;
+use super::job::{CLOSED_DONE, DESCRIPTOR_SIZE};
 use super::{Job, REPLY_HOME, Shared};
-use crate::limits::FRAME_ALIGNMENT;
-use crate::limits::REPLY_INLINE_SIZE_MAX;
+use crate::limits::{FRAME_ALIGNMENT, FRAME_HEADER_SIZE, REPLY_INLINE_SIZE_MAX};
 use crate::pool::{Lease, LeaseToken};
 use crate::ring::{Consumer, Home, Producer, PublishError, RingView};
-use crate::wire::{FrameFlags, FrameHeader, span};
+use crate::wire::{FrameFlags, FrameHeader};
+
+/// Bytes of ring that one job takes.
+const JOB_SPAN: u64 =
+    (DESCRIPTOR_SIZE as u64 + FRAME_HEADER_SIZE).next_multiple_of(FRAME_ALIGNMENT);
 
 /// The shard's end of a link; see the module's text.
 pub struct ShardEnd {
@@ -45,8 +48,7 @@ impl ShardEnd {
 
     /// True when a job is sure to be taken.
     pub fn has_room(&mut self) -> bool {
-        let wanted = span(super::job::DESCRIPTOR_SIZE as u32) + FRAME_ALIGNMENT;
-        self.jobs.has_room(self.shared.jobs(), wanted).unwrap_or(false)
+        self.jobs.has_room(self.shared.jobs(), JOB_SPAN).unwrap_or(false)
     }
 
     /// Sends `job` and wakes the worker if it sleeps.
@@ -73,7 +75,7 @@ impl ShardEnd {
     }
 
     /// Gives each slot with news to `visit`, once.
-    pub fn take_news(&self, visit: impl FnMut(usize)) {
+    pub fn take_news(&self, visit: impl FnMut(u32)) {
         self.shared.ready.take_each(visit);
     }
 
@@ -102,8 +104,8 @@ impl ShardEnd {
             header.flags &= !FrameFlags::LEASED.bits();
             let lease = Lease::from_token(&shared.pool, token(inline));
             match responses.publish(ring, header, &lease) {
-                // Note: cannot truncate: a lease is at most the largest message.
-                Ok(()) => Ok(lease.len() as u32),
+                // A lease is at most the largest message, far below 4 GiB.
+                Ok(()) => Ok(u32::try_from(lease.len()).unwrap_or(u32::MAX)),
                 Err(error) => {
                     // Not delivered: the token in the ring keeps the buffer.
                     let _ = lease.into_token();

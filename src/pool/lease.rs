@@ -62,7 +62,8 @@ impl Lease {
     }
 
     fn start(&self) -> *mut u8 {
-        let offset = self.pool.offset(self.tier, self.index) as usize;
+        let offset = usize::try_from(self.pool.offset(self.tier, self.index))
+            .expect("the pool is mapped, so its offsets fit");
         // SAFETY: `add` needs an offset inside the mapping: `index` is below the tier's count (it
         // came from the tier's free set), and the mapping holds all tiers (`BufferPool::new`).
         unsafe { self.pool.inner.memory.as_mut_ptr().add(offset) }

@@ -8,7 +8,7 @@ use std::os::fd::AsFd;
 use memmap2::{MmapOptions, MmapRaw};
 use rustix::mm::{Advice, madvise};
 
-use crate::limits::{PAGE_SIZE, WORD_SIZE};
+use crate::limits::PAGE_SIZE;
 use crate::sync::AtomicU64;
 
 /// Memory that lives until this value is dropped and that others may write at any time.
@@ -45,7 +45,7 @@ impl Mapping {
     #[inline]
     #[must_use]
     pub fn words(&self) -> &[AtomicU64] {
-        let count = self.map.len() / WORD_SIZE as usize;
+        let count = self.map.len() / size_of::<AtomicU64>();
         // SAFETY: `from_raw_parts` needs memory valid for reads of `count` words for the lifetime of
         // `&self`: `map` owns the mapping of `len` bytes, and a shared one is sealed against
         // shrinking (see `shared`). It is page-aligned, so words are aligned. Other writers are
@@ -77,8 +77,10 @@ impl Mapping {
         if start >= end || end > self.map.len() as u64 {
             return Ok(());
         }
-        let (offset, size) =
-            (usize::try_from(start).map_err(io::Error::other)?, (end - start) as usize);
+        let (offset, size) = (
+            usize::try_from(start).map_err(io::Error::other)?,
+            usize::try_from(end - start).map_err(io::Error::other)?,
+        );
         // SAFETY: `madvise` needs a range inside one mapping: checked against `map.len()` above.
         // The pages become zeros; they are only ever read as atomics, for which zeros are valid.
         let done = unsafe { madvise(self.map.as_mut_ptr().add(offset).cast(), size, advice) };
@@ -100,6 +102,7 @@ impl fmt::Debug for Mapping {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::WORD_SIZE;
     use crate::region::create_region_file;
     use crate::sync::Ordering::Relaxed;
 

@@ -1,4 +1,5 @@
 //! The ring against an oracle, at its bounds, and against a peer that lies.
+#![allow(clippy::cast_possible_truncation, reason = "payload bytes made from counters")]
 
 use std::collections::VecDeque;
 
@@ -278,8 +279,8 @@ fn a_producer_that_dies_in_mid_frame_leaves_nothing() {
     let ring = memory.view();
     // Everything of the frame but the first word, in the order in which `store` writes.
     let words = request(1).sealed(Position(0));
-    for index in 1..4 {
-        memory.words[index].store(words[index], Relaxed);
+    for (target, word) in memory.words.iter().zip(words).skip(1) {
+        target.store(word, Relaxed);
         assert_eq!(Consumer::new(Home::NONE, false).poll(ring), Ok(None));
     }
 }

@@ -3,7 +3,8 @@
 use crate::limits::WORD_SIZE;
 use crate::sync::{AtomicU64, Ordering::Relaxed};
 
-const WORD: usize = WORD_SIZE as usize;
+const WORD: usize = size_of::<u64>();
+static_assertions::const_assert_eq!(WORD as u64, WORD_SIZE);
 
 /// Stores `bytes` into the first words of `words`, padding the last one with zeros.
 ///

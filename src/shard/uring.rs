@@ -17,7 +17,8 @@ const ENTRIES: u32 = 256;
 /// `IORING_ENTER_GETEVENTS` of io_uring_enter(2).
 const ENTER_GETEVENTS: u32 = 1;
 /// What ringing a doorbell writes: eventfd(2) adds it to the counter.
-static ONE: [u8; 8] = 1_u64.to_ne_bytes();
+static ONE: [u8; ONE_SIZE as usize] = 1_u64.to_ne_bytes();
+const ONE_SIZE: u32 = 8;
 
 /// What an operation was for; comes back with its completion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,8 +114,7 @@ impl Uring {
     /// Rings a client's doorbell. The client may have made its eventfd block: then the kernel
     /// waits, not we.
     pub(super) fn ring_doorbell(&mut self, file: BorrowedFd<'_>, purpose: Purpose) {
-        let entry =
-            opcode::Write::new(Fd(file.as_raw_fd()), ONE.as_ptr(), ONE.len() as u32).build();
+        let entry = opcode::Write::new(Fd(file.as_raw_fd()), ONE.as_ptr(), ONE_SIZE).build();
         self.push(entry, purpose);
     }
 
@@ -142,7 +142,7 @@ impl Uring {
     /// Submits, and lets the kernel make completions. Never waits.
     pub(super) fn enter(&mut self) {
         // The crate asks for events only when it is to wait for some, hence the raw call.
-        let to_submit = self.ring.submission().len() as u32;
+        let to_submit = u32::try_from(self.ring.submission().len()).unwrap_or(ENTRIES);
         // SAFETY: `enter` needs arguments that the kernel accepts as they are: as many entries as
         // the queue holds, nothing to wait for, a flag of io_uring_enter(2), and no argument.
         let _ = unsafe { self.ring.submitter().enter::<()>(to_submit, 0, ENTER_GETEVENTS, None) };

@@ -229,7 +229,8 @@ impl Goodbye {
     }
 }
 
-fn cut(bytes: &[u8], needed: usize) -> Fault {
+/// The fault of a handshake of which only `bytes` have come.
+pub(crate) fn cut(bytes: &[u8], needed: usize) -> Fault {
     let bounded = |size: usize| u32::try_from(size).unwrap_or(u32::MAX);
     Fault::HandshakeCut { received: bounded(bytes.len()), needed: bounded(needed) }
 }

@@ -143,7 +143,7 @@ impl AsyncResponder {
             Ok(()) => (Status::Ok, String::new()),
             Err(error) => (error.status(), error.to_string()),
         };
-        let end = detail.floor_char_boundary(DETAIL_SIZE_MAX);
+        let end = detail.floor_char_boundary(DETAIL_SIZE_MAX as usize);
         // Nothing is left to do when even that fails: the client is gone.
         let _ = self.send(self.request.answer(status), &detail.as_bytes()[..end]).await;
     }
