@@ -268,6 +268,6 @@ mod tests {
         let refused =
             DaemonProcess::start(Path::new("/bin/cat"), &[], Duration::from_secs(1)).unwrap_err();
         assert!(matches!(refused, BenchError::NotStarted { .. }));
-        assert!(refused.to_string().contains("cat"), "{refused}");
+        assert!(refused.to_string().contains("follow"), "{refused}");
     }
 }

@@ -22,7 +22,7 @@ const DESCRIPTORS_RESERVED: u64 = 64;
 
 /// Bytes of a response ring that must be free before the daemon takes a request at all; a ring with
 /// less beside its window would measure backpressure.
-const ROOM_FOR_REPLY: u64 = 4 * SYNC_REPLY_SIZE_MIN;
+const ROOM_FOR_REPLY: u64 = 4 * SYNC_REPLY_SIZE_MIN as u64;
 
 /// Visits to all connections without any answer, between two looks at the clock and the sockets.
 const IDLE_ROUNDS_PER_LOOK: u32 = 4_096;
