@@ -1,6 +1,8 @@
 //! Annulus: the AI backend that every editor window on a Linux workstation shares.
 #![deny(unsafe_code)]
 
+#[cfg(feature = "cli")]
+pub mod bench;
 pub mod checksum;
 #[cfg(feature = "client")]
 pub mod client;

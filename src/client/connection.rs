@@ -15,6 +15,8 @@ use crate::wire::{FrameHeader, MessageType, Status};
 
 /// Abandoned requests before their list has to grow.
 const ABANDONED_COUNT: usize = 64;
+/// Looks of [`Connection::try_receive`] that find nothing between two at the daemon's want of space.
+const MISSES_PER_RELIEF: u32 = 32;
 
 /// One exclusive connection to the daemon.
 ///
@@ -36,6 +38,8 @@ pub struct Connection {
     in_flight: u32,
     /// Of those: requests that nobody waits for. Their frames are swallowed.
     abandoned: Vec<u64>,
+    /// Times that [`Connection::try_receive`] found nothing.
+    misses: u32,
     lost: Option<Lost>,
 }
 
@@ -76,6 +80,7 @@ impl Connection {
             next_id: 1,
             in_flight: 0,
             abandoned: Vec::with_capacity(ABANDONED_COUNT),
+            misses: 0,
             lost: None,
         })
     }
@@ -196,6 +201,10 @@ impl Connection {
                 last: header.is_last(),
                 size: header.payload_size,
             }));
+        }
+        self.misses = self.misses.wrapping_add(1);
+        if self.misses.is_multiple_of(MISSES_PER_RELIEF) {
+            self.link.relieve();
         }
         Ok(None)
     }
@@ -480,6 +489,7 @@ impl Connection {
         if self.sender.has_leftovers() && !self.tidy()? {
             until = soon(deadline);
         }
+        self.link.relieve();
         let flag = self.link.view().client_parked();
         flag.arm();
         if !self.receiver.is_empty(&self.link) {
@@ -497,6 +507,7 @@ impl Connection {
         if self.receiver.look_at_socket(&self.link) && self.receiver.is_empty(&self.link) {
             return Err(self.lose(Lost::HungUp(self.receiver.goodbye())));
         }
+        self.link.relieve();
         if self.sender.has_leftovers() {
             self.tidy()?;
         }

@@ -158,6 +158,7 @@ impl Shared {
                 Step::Park | Step::Expired => break,
             }
         }
+        self.link.relieve();
         let lead = lock(&self.lead);
         if !lead.is_led_by(control) {
             return Turn::Idle;

@@ -157,6 +157,7 @@ impl Shared {
                 }
             }
             let until = if self.cancels_wait() { soon(deadline) } else { deadline };
+            self.link.relieve();
             let flag = self.link.view().client_parked();
             flag.arm();
             if !receiver.is_empty(&self.link) || slot.is(ready) {

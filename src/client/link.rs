@@ -136,6 +136,15 @@ impl Link {
         }
     }
 
+    /// Rings the daemon if it is parked for want of space in the response ring. For whoever has
+    /// consumed something, before it waits and now and then while it polls.
+    #[inline]
+    pub(super) fn relieve(&self) {
+        if self.view().daemon_blocked().take() {
+            self.request_doorbell.ring();
+        }
+    }
+
     /// Refuses a payload that the daemon or the request ring would not take.
     #[inline]
     pub(super) fn check_size(&self, size: usize) -> Result<(), IpcError> {

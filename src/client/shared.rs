@@ -232,6 +232,10 @@ impl Shared {
                 }
             }
         }
+        if count > 0 {
+            // Here, because the leader may be parked while somebody else pumps.
+            self.link.relieve();
+        }
         count
     }
 
@@ -270,7 +274,12 @@ impl Shared {
 
     /// Pumps if nobody else does at the moment; gives the number of frames.
     pub(super) fn try_pump(&self) -> u32 {
-        self.try_receiver().map_or(0, |mut receiver| self.pump(&mut receiver))
+        let count = self.try_receiver().map_or(0, |mut receiver| self.pump(&mut receiver));
+        if count == 0 {
+            // There may have been padding to skip, which frees space too.
+            self.link.relieve();
+        }
+        count
     }
 
     /// Pumps and looks at the socket if nobody else does at the moment.
@@ -291,6 +300,7 @@ impl Shared {
 
     /// Looks whether the daemon has hung up. What it published before that is delivered first.
     pub(super) fn look_at_socket(&self, receiver: &mut Receiver) {
+        self.link.relieve();
         let ended = receiver.look_at_socket(&self.link);
         let goodbye = receiver.goodbye();
         if !ended {

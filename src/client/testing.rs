@@ -264,8 +264,27 @@ impl Peer {
             if !self.is_wanted() {
                 return;
             }
-            thread::yield_now();
+            self.wait_for_space();
         }
+    }
+
+    /// As the daemon: parked until the client has consumed something and rings.
+    fn wait_for_space(&mut self) {
+        let view = self.region.view();
+        view.daemon_parked().arm();
+        view.daemon_blocked().arm();
+        if self.producer.is_unmoved(view.response_ring()) {
+            let mut fds = [
+                PollFd::new(&self.request_doorbell, PollFlags::IN),
+                PollFd::new(&self.socket, PollFlags::RDHUP),
+            ];
+            // So long that a ring that never comes makes a test fail.
+            let _ = poll(&mut fds, Some(&Timespec { tv_sec: 2, tv_nsec: 0 }));
+        }
+        let view = self.region.view();
+        view.daemon_parked().disarm();
+        view.daemon_blocked().disarm();
+        let _ = self.request_doorbell.take();
     }
 
     /// False once the client hung up or the stand-in stops.

@@ -410,6 +410,11 @@ impl<M: RegionMemory> Table<M> {
             }
             return Visited::Busy;
         }
+        if entry.blocked && connection.memory.view().client_parked().take() {
+            // There may be new padding in its ring, which only a client that looks can free.
+            self.outputs.push(Output::Ring { slot });
+            self.metrics().activity.doorbells_sent_total.increment();
+        }
         self.visit_quiet(slot, requests, now)
     }
 

@@ -16,6 +16,8 @@ pub use mapping::Mapping;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
+use crate::sync::AtomicU64;
+
 /// A mapped region: the memory and the layout that gives it meaning.
 #[derive(Debug)]
 pub struct Region {
@@ -63,6 +65,12 @@ impl Region {
     #[must_use]
     pub fn view(&self) -> RegionView<'_> {
         RegionView::new(self.mapping.words(), self.layout)
+    }
+
+    /// All of the region, as words that the peer may write at any time.
+    #[must_use]
+    pub fn words(&self) -> &[AtomicU64] {
+        self.mapping.words()
     }
 
     /// The region's layout.

@@ -268,6 +268,33 @@ fn a_full_ring_gives_none_and_takes_the_request_later() {
 }
 
 #[test]
+fn a_daemon_that_waits_for_space_is_told_of_it() {
+    in_time(|| {
+        let daemon = StandIn::usual();
+        for wait in [WaitPolicy::default(), WaitPolicy::SPIN, WaitPolicy::PARK] {
+            let options = daemon.options().response_capacity(1 << 14).wait(wait);
+            let mut connection = Connection::connect(&options).unwrap();
+            let mut answer = Vec::new();
+            connection.call(COUNT, &4000_u32.to_le_bytes(), &mut answer).unwrap();
+            assert_eq!(answer.len(), 16_000);
+            // Larger than half of the ring: behind padding that has to be skipped first.
+            for _ in 0..4 {
+                connection.call(MessageType::ECHO, &payload(9000), &mut answer).unwrap();
+                assert_eq!(answer, payload(9000));
+            }
+            // By hand, without ever waiting.
+            let count = 4000_u32.to_le_bytes();
+            connection.try_send(COUNT, &count).unwrap().unwrap();
+            connection.notify();
+            std::thread::sleep(Duration::from_millis(5));
+            while connection.in_flight() > 0 {
+                let _ = connection.try_receive(&mut answer).unwrap();
+            }
+        }
+    });
+}
+
+#[test]
 fn a_call_waits_for_space_and_sends_its_cancels_first() {
     in_time(|| {
         let daemon = StandIn::with(welcome(), |peer| {

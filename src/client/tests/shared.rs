@@ -215,6 +215,8 @@ fn a_deadline_cancels_and_late_frames_are_swallowed() {
             assert_eq!(stream.next().unwrap().unwrap(), b"one");
             assert!(matches!(stream.next(), Some(Err(IpcError::Timeout))));
             assert!(stream.next().is_none());
+            let sent = daemon.wait_for(ONE_THEN_NEVER);
+            assert_eq!(daemon.wait_for(MessageType::CANCEL).request_id, sent.request_id);
         }
     });
 }

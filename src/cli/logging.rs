@@ -1,0 +1,132 @@
+//! Logs: human text on a terminal, priorities under systemd, always standard error.
+//!
+//! Whatever is logged anywhere in the crate, prompts, answers and keys are not.
+
+use std::env;
+use std::fmt;
+use std::io;
+
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::format::{Format, Full, Writer};
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::registry::LookupSpan;
+
+use super::exit::Exit;
+use super::failure::Failure;
+use super::session::Session;
+
+/// What `-v`, `-vv` and so on ask for, when `RUST_LOG` asks for nothing. Libraries below us stay
+/// quiet until everything is asked for.
+const FILTERS: [&str; 3] = ["warn,annulus=info", "warn,annulus=debug", "trace"];
+
+/// Sets the process's log up. Call it once, before the first thread starts.
+///
+/// # Errors
+///
+/// `RUST_LOG` is not a filter.
+pub(crate) fn start(session: &Session) -> Result<(), Failure> {
+    let filter = match env::var("RUST_LOG") {
+        Ok(directives) if !directives.is_empty() => {
+            EnvFilter::try_new(&directives).map_err(|error| {
+                Failure::new(Exit::Usage, format!("RUST_LOG={directives}: {error}"))
+                    .advise("write it like annulus=debug")
+            })?
+        }
+        _ => EnvFilter::new(FILTERS[usize::from(session.verbosity()).min(FILTERS.len() - 1)]),
+    };
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    if stderr_is_the_journal() {
+        builder.event_format(Journal::new()).init();
+    } else {
+        builder.with_ansi(session.output.paint_stderr.is_on()).init();
+    }
+    Ok(())
+}
+
+/// Whether systemd reads our standard error: `JOURNAL_STREAM` is its device and inode
+/// (`systemd.exec(5)`). A variable inherited through a pipe or a terminal does not match.
+fn stderr_is_the_journal() -> bool {
+    let Ok(stream) = env::var("JOURNAL_STREAM") else {
+        return false;
+    };
+    rustix::fs::fstat(io::stderr())
+        .is_ok_and(|stat| stream == format!("{}:{}", stat.st_dev, stat.st_ino))
+}
+
+/// Lines for the journal: a syslog priority in front, no time, no colour (`sd-daemon(3)`).
+struct Journal(Format<Full, ()>);
+
+impl Journal {
+    fn new() -> Self {
+        Self(Format::default().without_time().with_level(false).with_ansi(false))
+    }
+}
+
+impl<S, N> FormatEvent<S, N> for Journal
+where
+    S: Subscriber + for<'span> LookupSpan<'span>,
+    N: for<'writer> FormatFields<'writer> + 'static,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        write!(writer, "<{}>", priority(*event.metadata().level()))?;
+        self.0.format_event(context, writer, event)
+    }
+}
+
+/// The syslog priority of a level.
+fn priority(level: Level) -> u8 {
+    match level {
+        Level::ERROR => 3,
+        Level::WARN => 4,
+        Level::INFO => 6,
+        _ => 7,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    /// What was written, to be looked at afterwards.
+    #[derive(Clone, Default)]
+    struct Written(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Written {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn journal_lines_start_with_their_priority() {
+        let written = Written::default();
+        let writer = written.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .event_format(Journal::new())
+            .with_writer(move || writer.clone())
+            .finish();
+        tracing::subscriber::with_default(subscriber, || tracing::warn!(count = 2, "careful"));
+        let text = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
+        assert!(text.starts_with("<4>") && text.ends_with("careful count=2\n"), "{text}");
+    }
+
+    #[test]
+    fn every_verbosity_is_a_filter() {
+        for filter in FILTERS {
+            assert!(EnvFilter::try_new(filter).is_ok(), "{filter}");
+        }
+    }
+}
