@@ -212,7 +212,7 @@ fn the_handshake_vectors_are_those_of_the_code() {
 
     let mut expected = Welcome::refusal(Status::Ok);
     expected.message_size_max = limits::MESSAGE_SIZE_MAX_DEFAULT;
-    expected.in_flight_max = limits::IN_FLIGHT_PER_CONNECTION as u32;
+    expected.in_flight_max = u32::try_from(limits::IN_FLIGHT_PER_CONNECTION).unwrap();
     expected.connection_id = 7;
     expected.daemon_instance = 0x1122_3344_5566_7788;
     expected.idle_timeout_secs = 300;
