@@ -67,15 +67,17 @@ impl IpcServer {
         };
         let heartbeat =
             |_request: &Request<'_>, responder: &mut Responder<'_>| responder.reply(&[]);
+        let mut routes = Routes::new();
+        routes.set(MessageType::ECHO, Route::Synchronous(Arc::new(echo)));
+        routes.set(MessageType::HEARTBEAT, Route::Synchronous(Arc::new(heartbeat)));
         IpcServerBuilder {
             config: None,
             codecs: vec![Arc::new(JsonCodec), Arc::new(RkyvCodec)],
-            routes: Routes::new(),
+            routes,
+            synchronous: Vec::new(),
             asynchronous: HashMap::new(),
             with_providers: false,
         }
-        .register_handler(MessageType::ECHO, echo)
-        .register_handler(MessageType::HEARTBEAT, heartbeat)
     }
 }
 
@@ -85,6 +87,8 @@ pub struct IpcServerBuilder {
     config: Option<Config>,
     codecs: Vec<Arc<dyn Codec>>,
     routes: Routes,
+    /// Types that the user serves on the data shards.
+    synchronous: Vec<MessageType>,
     asynchronous: HashMap<MessageType, Arc<dyn AsyncHandler>>,
     with_providers: bool,
 }
@@ -115,6 +119,7 @@ impl IpcServerBuilder {
     ) -> Self {
         check_type(message_type);
         self.asynchronous.remove(&message_type);
+        self.synchronous.push(message_type);
         self.routes.set(message_type, Route::Synchronous(Arc::new(handler)));
         self
     }
@@ -130,6 +135,7 @@ impl IpcServerBuilder {
         handler: impl AsyncHandler + 'static,
     ) -> Self {
         check_type(message_type);
+        self.synchronous.retain(|known| *known != message_type);
         self.asynchronous.insert(message_type, Arc::new(handler));
         self
     }
@@ -181,9 +187,9 @@ impl IpcServerBuilder {
         if !self.asynchronous.is_empty() {
             worker_handlers.push(("annulus-worker", self.asynchronous));
         }
-        // Handlers of the user's come later and so win over the providers'.
+        // The user's handlers win over the providers': asynchronous ones because they come later.
         for (index, (_, handlers)) in worker_handlers.iter().enumerate() {
-            for message_type in handlers.keys() {
+            for message_type in handlers.keys().filter(|known| !self.synchronous.contains(known)) {
                 routes.set(*message_type, Route::Worker(index));
             }
         }

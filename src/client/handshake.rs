@@ -170,6 +170,6 @@ fn judge(bytes: &[u8], wish: Features) -> Result<Agreed, IpcError> {
             retry_after: Duration::from_millis(u64::from(welcome.retry_after_ms)),
         }),
         Status::ShuttingDown => Err(IpcError::ShuttingDown),
-        status => Err(IpcError::Refused { status, fault: None }),
+        status => Err(IpcError::Refused { status, fault: welcome.fault_name() }),
     }
 }

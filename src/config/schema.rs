@@ -112,7 +112,7 @@ section! {
 section! {
     /// `[metrics]`: what the daemon counts, and where that can be read.
     pub struct MetricsConfig {
-        /// Whether anything is counted.
+        /// Whether the file of export_path is written.
         enable: bool = true, Rule::Switch;
 
         /// How often the file of export_path is written.

@@ -126,7 +126,7 @@ impl<'r> Responder<'r> {
             return Ok(());
         }
         self.finished = true;
-        self.producer.publish(self.ring, self.request.answer(status), detail)?;
+        self.producer.publish_onward(self.ring, self.request.answer(status), detail)?;
         self.published.0 += 1;
         self.published.1 += detail.len() as u64;
         Ok(())
@@ -144,7 +144,13 @@ impl<'r> Responder<'r> {
         if span > self.room || (header.status == 0 && !header.is_last() && span > left) {
             return Err(too_large(self.room));
         }
-        match self.producer.publish(self.ring, header, payload) {
+        let published = if header.is_last() && self.published.0 == 0 {
+            self.producer.publish(self.ring, header, payload)
+        } else {
+            // One of several frames: they share the room that was promised.
+            self.producer.publish_onward(self.ring, header, payload)
+        };
+        match published {
             Ok(()) => {
                 self.room -= span;
                 self.published.0 += 1;

@@ -86,6 +86,8 @@ struct Connection<M> {
     connection_id: u64,
     /// Index among the server's codecs.
     codec: u8,
+    /// What the handshake granted, in bytes.
+    message_size_max: u32,
     in_flight: in_flight::List,
     statistics: ConnectionStatistics,
     last_active: Timestamp,
@@ -94,7 +96,7 @@ struct Connection<M> {
 }
 
 impl<M: RegionMemory> Connection<M> {
-    fn new(new: NewConnection<M>, now: Timestamp) -> Self {
+    fn new(new: NewConnection<M>, configured: u32, now: Timestamp) -> Self {
         let checked = new.features.contains(Features::PAYLOAD_CHECK);
         Self {
             requests: Consumer::new(new.layout.request_home(), checked),
@@ -102,6 +104,7 @@ impl<M: RegionMemory> Connection<M> {
             memory: new.memory,
             connection_id: new.connection_id,
             codec: new.codec,
+            message_size_max: message_size_max(new.layout, configured),
             in_flight: in_flight::List::default(),
             statistics: ConnectionStatistics::default(),
             last_active: now,

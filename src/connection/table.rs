@@ -187,7 +187,8 @@ impl<M: RegionMemory> Table<M> {
         now: Timestamp,
     ) -> Result<Adopted, NewConnection<M>> {
         let Some(slot) = self.free.pop() else { return Err(new) };
-        self.slots[slot as usize].state = State::Serving(Connection::new(new, now));
+        self.slots[slot as usize].state =
+            State::Serving(Connection::new(new, self.options.message_size_max, now));
         self.metrics().connection_opened();
         self.unpark(slot, now);
         Ok(Adopted { slot })
@@ -261,6 +262,10 @@ impl<M: RegionMemory> Table<M> {
                 }
             }
             at += 1;
+        }
+        if busy {
+            // What was done may have given a buffer back.
+            self.unpark_starved(now);
         }
         match (busy, self.hot.is_empty() && self.untold.is_empty()) {
             (true, _) => Turn::Busy,
@@ -347,15 +352,18 @@ impl<M: RegionMemory> Table<M> {
                 }
             });
         }
-        // A worker that answers has given buffers back.
-        for index in 0..self.starved.len() {
-            let slot = self.starved[index];
+        self.unpark_starved(now);
+        self.show_leases();
+        true
+    }
+
+    /// Polls again who waits for a buffer or a worker.
+    fn unpark_starved(&mut self, now: Timestamp) {
+        // Bounded: each slot is in the list at most once.
+        while let Some(slot) = self.starved.pop() {
             self.slots[slot as usize].starved = false;
             self.unpark(slot, now);
         }
-        self.starved.clear();
-        self.show_leases();
-        true
     }
 
     fn show_leases(&self) {
@@ -381,7 +389,6 @@ impl<M: RegionMemory> Table<M> {
             scratch: &mut self.scratch,
             metrics: self.options.metrics.shard(self.options.shard_index),
             clock,
-            message_size_max: self.options.message_size_max,
             draining: self.draining,
         };
         let replies = connection.forward_replies(slot, &mut shared, now);

@@ -24,6 +24,7 @@ const FAILS: MessageType = MessageType::user(1);
 const CHUNKS: MessageType = MessageType::user(2);
 const TOO_MUCH: MessageType = MessageType::user(3);
 const SLOW: MessageType = MessageType::user(4);
+const LONG: MessageType = MessageType::user(5);
 
 /// A region on the heap, shared by both sides.
 #[derive(Clone)]
@@ -128,6 +129,11 @@ impl Shard {
                 responder.reply(&[0; SYNC_REPLY_SIZE_MIN as usize + 64])
             }),
         );
+        let long = |_: &Request<'_>, responder: &mut Responder<'_>| {
+            responder.chunk(&[1; 32])?;
+            responder.reply(&[2; 3900])
+        };
+        routes.set(LONG, Route::Synchronous(Arc::new(long)));
         routes.set(SLOW, Route::Worker(0));
         let pool = BufferPool::new(PoolSizes::for_config(12, 1 << 20)).unwrap();
         let (waker, _) = WorkerWaker::new().unwrap();
@@ -453,4 +459,34 @@ fn a_table_without_slots_gives_the_connection_back() {
         connection_id: 2,
     };
     assert!(shard.table.adopt(new, Timestamp(0)).is_err());
+}
+
+#[test]
+fn an_answer_of_several_frames_finds_its_room_wherever_the_ring_stands() {
+    for before in 0..40 {
+        let mut shard = Shard::new(1);
+        let mut client = shard.connect();
+        for id in 0..before {
+            client.send(MessageType::ECHO, id, b"x").unwrap();
+            shard.settle();
+            client.receive().unwrap();
+        }
+        client.send(LONG, 99, b"").unwrap();
+        shard.settle();
+        assert_eq!(client.receive().unwrap(), (99, Status::Ok, false, vec![1; 32]), "{before}");
+        assert_eq!(client.receive().unwrap(), (99, Status::Ok, true, vec![2; 3900]), "{before}");
+    }
+}
+
+#[test]
+fn a_request_with_an_answers_bits_is_a_fault() {
+    for (flags, status) in [(1, 0), (0x80, 0), (0, 7)] {
+        let mut shard = Shard::new(1);
+        let mut client = shard.connect();
+        let mut header = FrameHeader::request(MessageType::ECHO, 1);
+        (header.flags, header.status) = (flags, status);
+        client.requests.publish(client.region.view().request_ring(), header, b"").unwrap();
+        shard.settle();
+        assert_eq!(shard.closed(client.slot), Some(Status::Fault));
+    }
 }

@@ -50,7 +50,6 @@ pub(super) struct Shared<'s> {
     pub(super) scratch: &'s mut [u8],
     pub(super) metrics: &'s ShardMetrics,
     pub(super) clock: &'s dyn Clock,
-    pub(super) message_size_max: u32,
     pub(super) draining: bool,
 }
 
@@ -177,7 +176,12 @@ impl<M: RegionMemory> Connection<M> {
         now: Timestamp,
     ) -> Result<Taken, Ending> {
         let message_type = header.message_type();
-        if header.payload_size > shared.message_size_max {
+        if header.flags != 0 || header.status != 0 {
+            // Only answers have them.
+            let flags = header.flags;
+            return Err(Fault::UndefinedBits { flags, reserved: header.status }.into());
+        }
+        if header.payload_size > self.message_size_max {
             let _ = self.answer(
                 header,
                 Status::MessageTooLarge,
@@ -250,8 +254,10 @@ impl<M: RegionMemory> Connection<M> {
                 shared.metrics.failed(kind, status);
                 // The text is made only for a failed request; it carries no payload (see IpcError).
                 let text = error.to_string();
-                responder
-                    .finish(status, &text.as_bytes()[..text.len().min(DETAIL_SIZE_MAX as usize)])?;
+                responder.finish(
+                    status,
+                    &text.as_bytes()[..text.floor_char_boundary(DETAIL_SIZE_MAX as usize)],
+                )?;
             }
             Err(_panic) => {
                 shared.metrics.failed(kind, Status::HandlerPanic);

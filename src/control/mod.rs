@@ -12,7 +12,6 @@ pub(crate) use listener::Listener;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -20,7 +19,7 @@ use rustix::io::Errno;
 use rustix::net::{SendFlags, SocketFlags, accept_with};
 use zerocopy::IntoBytes;
 
-use self::handshake::{Accepted, Handshake, Policy, Progress};
+use self::handshake::{Accepted, Handshake, Policy, Progress, Refusal};
 use crate::config::Config;
 use crate::connection::NewConnection;
 use crate::limits::{BUSY_RETRY_AFTER_MS, HANDSHAKES_MAX, IN_FLIGHT_PER_CONNECTION};
@@ -28,7 +27,8 @@ use crate::metrics::{CloseReason, Metrics, write_file};
 use crate::protocol::Codec;
 use crate::region::{Doorbell, Region};
 use crate::shard::{Arrival, Descriptors, ShardShared};
-use crate::wire::{Features, Status, Welcome};
+use crate::sync::Ordering;
+use crate::wire::{Features, Status, Welcome, fault_number};
 
 /// How long the listener rests when the system has no descriptor for a newcomer.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -158,13 +158,15 @@ impl Control {
     /// Starts a handshake, or says at once why not.
     fn admit(&mut self, socket: OwnedFd) {
         if !listener::is_our_user(&socket) {
-            self.refuse(&socket, Status::NotAuthorized, CloseReason::RefusedHandshake);
+            let refusal = Refusal { status: Status::NotAuthorized, fault: None };
+            self.refuse(&socket, refusal, CloseReason::RefusedHandshake);
             return;
         }
         if self.occupied() + self.handshakes.len()
             >= self.options.config.ipc.max_connections as usize
         {
-            self.refuse(&socket, Status::Busy, CloseReason::RefusedBusy);
+            let refusal = Refusal { status: Status::Busy, fault: None };
+            self.refuse(&socket, refusal, CloseReason::RefusedBusy);
             return;
         }
         let deadline = Instant::now() + self.handshake_timeout;
@@ -194,7 +196,7 @@ impl Control {
                         tracing::debug!(%fault, "refused a handshake");
                     }
                     let socket = handshake.into_socket();
-                    self.refuse(&socket, refusal.status, CloseReason::RefusedHandshake);
+                    self.refuse(&socket, refusal, CloseReason::RefusedHandshake);
                 }
                 Progress::Waiting => {}
             }
@@ -252,10 +254,11 @@ impl Control {
         }
     }
 
-    fn refuse(&self, socket: &OwnedFd, status: Status, reason: CloseReason) {
+    fn refuse(&self, socket: &OwnedFd, refusal: Refusal, reason: CloseReason) {
         self.options.metrics.control().closed(reason);
-        let mut welcome = Welcome::refusal(status);
-        if status == Status::Busy {
+        let mut welcome = Welcome::refusal(refusal.status);
+        welcome.fault = refusal.fault.map_or(0, fault_number);
+        if refusal.status == Status::Busy {
             welcome.retry_after_ms = BUSY_RETRY_AFTER_MS;
         }
         send_welcome(socket, &welcome);

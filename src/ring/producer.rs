@@ -29,6 +29,15 @@ pub enum PublishError {
     Fault(#[from] Fault),
 }
 
+/// Where a producer that has come to the end of a page goes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Course {
+    /// Home, if the ring is empty and the frame fits there.
+    HomeWhenEmpty,
+    /// On, whatever the ring holds.
+    Onward,
+}
+
 /// Publishes frames into the ring whose [`RingView`] each call is given (always the same ring).
 #[derive(Debug)]
 pub struct Producer {
@@ -74,8 +83,35 @@ impl Producer {
     pub fn publish(
         &mut self,
         ring: RingView<'_>,
+        header: FrameHeader,
+        payload: &[u8],
+    ) -> Result<(), PublishError> {
+        self.publish_at(ring, header, payload, Course::HomeWhenEmpty)
+    }
+
+    /// [`Producer::publish`] for frames that share the room which [`Producer::has_room`] promised:
+    /// it never goes home, because what lies between is not free before the consumer has passed it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Producer::publish`].
+    #[inline]
+    pub fn publish_onward(
+        &mut self,
+        ring: RingView<'_>,
+        header: FrameHeader,
+        payload: &[u8],
+    ) -> Result<(), PublishError> {
+        self.publish_at(ring, header, payload, Course::Onward)
+    }
+
+    #[inline]
+    fn publish_at(
+        &mut self,
+        ring: RingView<'_>,
         mut header: FrameHeader,
         payload: &[u8],
+        course: Course,
     ) -> Result<(), PublishError> {
         let size = u32::try_from(payload.len()).map_err(|_| PublishError::TooLarge {
             span: payload.len() as u64,
@@ -83,7 +119,7 @@ impl Producer {
         })?;
         let span = span(size);
         if self.tail.0 + span + FRAME_ALIGNMENT > self.clear_until {
-            self.make_room(ring, span)?;
+            self.make_room(ring, span, course)?;
         }
         header.payload_size = size;
         header.payload_check = if self.payload_checked { payload_check(payload) } else { 0 };
@@ -91,20 +127,20 @@ impl Producer {
         Ok(())
     }
 
-    /// Makes sure that the next frame of up to `span` bytes will be taken, so that whoever makes it
-    /// need not keep it. May publish padding.
-    ///
-    /// # Errors
-    ///
-    /// As [`Producer::publish`].
-    pub fn make_room(&mut self, ring: RingView<'_>, span: u64) -> Result<(), PublishError> {
+    /// Makes sure that the next frame of up to `span` bytes will be taken. May publish padding.
+    fn make_room(
+        &mut self,
+        ring: RingView<'_>,
+        span: u64,
+        course: Course,
+    ) -> Result<(), PublishError> {
         let capacity = ring.capacity();
         // One unit stays free for the zero behind the frame.
         if span + FRAME_ALIGNMENT > capacity {
             return Err(PublishError::TooLarge { span, capacity });
         }
         self.look_at_head(ring)?;
-        if self.head == self.tail {
+        if self.head == self.tail && course == Course::HomeWhenEmpty {
             self.go_home(ring, span);
         }
         let to_end = capacity - ring.offset(self.tail);
@@ -139,7 +175,7 @@ impl Producer {
             return Ok(true);
         }
         // A frame of more than half the ring only fits in one place.
-        match self.make_room(ring, span) {
+        match self.make_room(ring, span, Course::Onward) {
             Ok(()) => Ok(true),
             Err(PublishError::Full | PublishError::TooLarge { .. }) => Ok(false),
             Err(PublishError::Fault(fault)) => Err(fault),

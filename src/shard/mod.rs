@@ -7,7 +7,6 @@ mod uring;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_queue::ArrayQueue;
@@ -19,6 +18,7 @@ use crate::connection::{
     Clock, Ending, NewConnection, Output, Table, TableOptions, Timestamp, Turn,
 };
 use crate::region::Region;
+use crate::sync::{AtomicBool, AtomicU32, Ordering};
 use crate::wake::ShardWaker;
 use crate::wire::{Fault, Goodbye};
 
@@ -109,6 +109,8 @@ pub(crate) struct DataShard {
     /// When the drain must be over.
     drain_until: Option<Timestamp>,
     outputs: Vec<Output>,
+    /// When the next connection may have been silent for too long.
+    idle_due: Option<Timestamp>,
 }
 
 impl DataShard {
@@ -135,6 +137,7 @@ impl DataShard {
             shutdown_timeout,
             drain_until: None,
             outputs: Vec::with_capacity(4 * slot_count + 8),
+            idle_due: None,
         })
     }
 
@@ -191,6 +194,9 @@ impl DataShard {
         if self.shared.stopping.load(Ordering::Acquire) {
             self.drain(now);
         }
+        if self.idle_due.is_some_and(|due| now >= due) {
+            self.idle_due = self.table.close_idle(now);
+        }
         self.carry_out();
         self.uring.submit();
     }
@@ -202,7 +208,7 @@ impl DataShard {
     /// Sleeps until a doorbell, a hang-up, mail, news or a deadline.
     fn park(&mut self, now: Timestamp) {
         let waker = Arc::clone(&self.shared.waker);
-        let next_idle = self.table.close_idle(now);
+        self.idle_due = self.table.close_idle(now);
         self.carry_out();
         waker.parked().arm();
         // The last look at everything that rings only a parked shard.
@@ -211,7 +217,7 @@ impl DataShard {
             waker.parked().disarm();
             return;
         }
-        let until = match (next_idle, self.drain_until) {
+        let until = match (self.idle_due, self.drain_until) {
             (Some(idle), Some(drained)) => Some(idle.min(drained)),
             (idle, drained) => idle.or(drained),
         };
@@ -233,6 +239,8 @@ impl DataShard {
             let key = SlotKey { slot: adopted.slot, generation: seat.generation };
             self.uring.watch(descriptors.socket.as_fd(), Purpose::Socket(key));
             self.uring.watch(descriptors.request_doorbell.as_fd(), Purpose::Doorbell(key));
+            // Whoever was silent before it is due no later.
+            self.idle_due = self.idle_due.or(Some(now));
             seat.operations = 2;
             seat.descriptors = Some(descriptors);
         }

@@ -2,7 +2,7 @@
 //!
 //! [`Hello`] travels with the region, the request doorbell and the response doorbell in one
 //! `SCM_RIGHTS` message. [`Welcome`] says whether the daemon accepts. After that nothing travels on
-//! the socket: it is there to be hung up, and the side that closes may say why with [`Goodbye`].
+//! the socket: it is there to be hung up, and a daemon that closes says why with [`Goodbye`].
 
 use bitflags::bitflags;
 use static_assertions::const_assert_eq;
@@ -69,7 +69,8 @@ pub struct Welcome {
     pub features: u32,
     /// [`Status`] on the wire; anything but `Ok` closes the socket.
     pub status: u16,
-    reserved: u16,
+    /// With `Fault` or `RegionRefused`: [`Fault::index`] + 1; else 0.
+    pub fault: u16,
     /// With `Busy`: milliseconds to wait before trying again.
     pub retry_after_ms: u32,
     /// Largest payload in either direction, in bytes.
@@ -167,7 +168,7 @@ impl Welcome {
             version_minor: PROTOCOL_MINOR,
             features: 0,
             status: status.to_wire(),
-            reserved: 0,
+            fault: 0,
             retry_after_ms: 0,
             message_size_max: 0,
             in_flight_max: 0,
@@ -177,6 +178,12 @@ impl Welcome {
             core: u32::MAX,
             reserved_tail: [0; 8],
         }
+    }
+
+    /// The name of the fault, if the daemon named one that this version knows.
+    #[must_use]
+    pub fn fault_name(&self) -> Option<&'static str> {
+        fault_name(self.fault)
     }
 
     /// Judges what the daemon answered.
@@ -210,15 +217,14 @@ impl Goodbye {
     #[must_use]
     pub fn for_fault(fault: Fault) -> Self {
         let mut goodbye = Self::new(Status::Fault);
-        goodbye.fault = u16::try_from(fault.index() + 1).unwrap_or(0);
+        goodbye.fault = fault_number(fault);
         goodbye
     }
 
     /// The name of the fault, if the daemon named one that this version knows.
     #[must_use]
     pub fn fault_name(&self) -> Option<&'static str> {
-        let index = usize::from(self.fault).checked_sub(1)?;
-        Fault::NAMES.get(index).copied()
+        fault_name(self.fault)
     }
 
     /// Reads a goodbye; anything else on the socket says nothing.
@@ -227,6 +233,16 @@ impl Goodbye {
         let (goodbye, _) = Self::read_from_prefix(bytes).ok()?;
         (goodbye.magic == GOODBYE_MAGIC).then_some(goodbye)
     }
+}
+
+/// A fault on the wire: its index and one, so that 0 is none.
+pub(crate) fn fault_number(fault: Fault) -> u16 {
+    u16::try_from(fault.index() + 1).unwrap_or(0)
+}
+
+fn fault_name(number: u16) -> Option<&'static str> {
+    let index = usize::from(number).checked_sub(1)?;
+    Fault::NAMES.get(index).copied()
 }
 
 /// The fault of a handshake of which only `bytes` have come.

@@ -14,10 +14,10 @@ mod status;
 pub use checksum::{header_check, payload_check};
 pub use fault::Fault;
 pub use frame::{FRAME_MARK, FrameFlags, FrameHeader, Position, decode_frame, encode_frame, span};
-pub(crate) use handshake::cut;
 pub use handshake::{
     Features, Goodbye, HELLO_SIZE, Hello, PROTOCOL_MAJOR, PROTOCOL_MINOR, WELCOME_SIZE, Welcome,
 };
+pub(crate) use handshake::{cut, fault_number};
 pub use message_type::MessageType;
 pub use status::Status;
 

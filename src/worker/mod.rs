@@ -17,7 +17,6 @@ use std::io;
 use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_lite::{AsyncReadExt, future};
@@ -27,6 +26,7 @@ use self::session::{LinkState, Sessions};
 use crate::error::IpcError;
 use crate::link::{Job, JobKind, WorkerEnd};
 use crate::protocol::Codec;
+use crate::sync::{AtomicBool, Ordering};
 use crate::wake::WorkerWaker;
 use crate::wire::{FrameHeader, MessageType};
 
@@ -131,7 +131,7 @@ fn dispatch(job: Job, sessions: &mut Sessions, server: &Rc<Server>) {
                 let outcome = server.serve(request, responder.clone()).await;
                 // The handler's future is gone by now, and what it held upstream with it.
                 responder.finish(outcome).await;
-                session.retire(header.request_id);
+                session.retire(header.request_id, &ticket);
             })
             .detach();
         }

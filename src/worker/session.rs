@@ -139,9 +139,12 @@ impl Session {
         ticket
     }
 
-    /// The request has had its last frame.
-    pub(super) fn retire(&self, request_id: u64) {
-        self.tickets.borrow_mut().remove(&request_id);
+    /// The request has ended; the client may have used its id again since its last frame.
+    pub(super) fn retire(&self, request_id: u64, ticket: &Rc<Ticket>) {
+        let mut tickets = self.tickets.borrow_mut();
+        if tickets.get(&request_id).is_some_and(|known| Rc::ptr_eq(known, ticket)) {
+            tickets.remove(&request_id);
+        }
     }
 
     /// Publishes one frame; waits while there is no space.
