@@ -1,6 +1,7 @@
 //! Requests that wait for an asynchronous handler: one table for a shard, a list for each connection.
 
 use super::Timestamp;
+use crate::metrics::MessageKind;
 
 /// No entry.
 const NONE: u32 = u32::MAX;
@@ -28,6 +29,7 @@ impl List {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct InFlight {
     pub(super) request_id: u64,
+    pub(super) kind: MessageKind,
     /// Which worker serves it.
     pub(super) worker: usize,
     pub(super) taken_up: Timestamp,
@@ -108,11 +110,12 @@ impl InFlightTable {
         None
     }
 
-    /// Takes every request of `list` out.
-    pub(super) fn clear(&mut self, list: &mut List) {
+    /// Takes every request of `list` out and gives it to `visit`.
+    pub(super) fn clear(&mut self, list: &mut List, mut visit: impl FnMut(InFlight)) {
         while list.first != NONE {
             let index = list.first;
             let entry = &mut self.entries[index as usize];
+            visit(entry.request);
             list.first = entry.next;
             entry.next = self.free;
             self.free = index;
@@ -126,7 +129,12 @@ mod tests {
     use super::*;
 
     fn request(request_id: u64) -> InFlight {
-        InFlight { request_id, worker: 0, taken_up: Timestamp::default() }
+        InFlight {
+            request_id,
+            kind: MessageKind::Stream,
+            worker: 0,
+            taken_up: Timestamp::default(),
+        }
     }
 
     #[test]
@@ -155,8 +163,9 @@ mod tests {
         table.remove(&mut list, 1);
         assert!(table.has_room());
         table.add(&mut list, request(9));
-        table.clear(&mut list);
-        assert_eq!(list.count(), 0);
+        let mut cleared = 0;
+        table.clear(&mut list, |_| cleared += 1);
+        assert_eq!((cleared, list.count()), (3, 0));
         for id in 0..3 {
             assert!(table.has_room());
             table.add(&mut list, request(id));

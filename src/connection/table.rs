@@ -11,7 +11,7 @@ use crate::metrics::{LeaseTier, Metrics, ShardMetrics};
 use crate::pool::{BufferPool, TierIndex};
 use crate::protocol::Codec;
 use crate::region::{RegionLayout, RegionMemory};
-use crate::wire::{Features, Goodbye};
+use crate::wire::{Features, Goodbye, Status};
 
 /// Requests in flight over all connections of a shard.
 const IN_FLIGHT_PER_SHARD: usize = 16_384;
@@ -489,7 +489,11 @@ impl<M: RegionMemory> Table<M> {
     fn close(&mut self, slot: u32, ending: Ending) {
         let entry = &mut self.slots[slot as usize];
         let State::Serving(connection) = &mut entry.state else { return };
-        self.in_flight.clear(&mut connection.in_flight);
+        // Who leaves no longer wants what is in flight.
+        let metrics = self.options.metrics.shard(self.options.shard_index);
+        self.in_flight.clear(&mut connection.in_flight, |request| {
+            metrics.failed(request.kind, Status::Cancelled);
+        });
         let closing = Closing {
             untold: connection.workers_used,
             unacknowledged: connection.workers_used,

@@ -314,7 +314,7 @@ impl<M: RegionMemory> Connection<M> {
         });
         self.workers_used |= 1 << worker;
         let request_id = header.request_id;
-        let request = InFlight { request_id, worker, taken_up: now };
+        let request = InFlight { request_id, kind, worker, taken_up: now };
         shared.in_flight.add(&mut self.in_flight, request);
         Ok(Taken::Done)
     }
