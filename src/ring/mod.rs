@@ -37,7 +37,6 @@
 mod consumer;
 mod park;
 mod producer;
-mod words;
 
 pub use consumer::Consumer;
 pub use park::ParkFlag;
