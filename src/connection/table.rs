@@ -20,6 +20,9 @@ const IN_FLIGHT_PER_SHARD: usize = 16_384;
 /// With a thousand busy connections a turn takes longer than the spin budget, and time alone would park
 /// each of them after every frame: 1,000 × 1 KiB ran at 2.9 M/s, most of the client's time ringing.
 const QUIET_VISITS_MIN: u32 = 32;
+/// How many slots ahead of a visit the line of the next request is asked for: a thousand connections
+/// do not fit a core's own cache. Measured with 1,000 × 64 B: 8–10 M/s with it, 4–8 M/s without.
+const PREFETCH_DISTANCE: usize = 2;
 /// Bytes of the buffer into which most payloads are copied.
 const SCRATCH_SIZE: usize = 64 * 1024;
 static_assertions::const_assert!(SCRATCH_SIZE >= REPLY_INLINE_SIZE_MAX);
@@ -260,6 +263,9 @@ impl<M: RegionMemory> Table<M> {
         let mut at = 0;
         // Bounded: each step either moves on or makes the list shorter.
         while let Some(&slot) = self.hot.get(at) {
+            if let Some(&ahead) = self.hot.get(at + PREFETCH_DISTANCE) {
+                self.slots[ahead as usize].touch();
+            }
             match self.visit(slot, now, clock) {
                 Visited::Busy => busy = true,
                 Visited::Quiet => {}
@@ -388,6 +394,9 @@ impl<M: RegionMemory> Table<M> {
         let State::Serving(connection) = &mut entry.state else {
             return self.visit_closing(slot);
         };
+        if connection.has_nothing_new() && !entry.blocked {
+            return self.visit_quiet(slot, Visit::Quiet, now);
+        }
         let mut shared = Shared {
             routes: &self.options.routes,
             codecs: &self.options.codecs,
@@ -556,6 +565,14 @@ impl<M: RegionMemory> Table<M> {
 }
 
 impl<M: RegionMemory> Slot<M> {
+    /// Asks for the line at which the next request will appear, so that it is here when its turn comes.
+    #[inline]
+    fn touch(&self) {
+        if let State::Serving(connection) = &self.state {
+            let _ = connection.requests.is_empty(connection.memory.view().request_ring());
+        }
+    }
+
     /// Marks the slot as polled, and tells its client that nobody need ring.
     fn warm(&mut self) {
         self.hot = true;

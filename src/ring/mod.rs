@@ -67,6 +67,13 @@ impl<'m> RingView<'m> {
         Self { words, head }
     }
 
+    /// The same for words whose number a layout has vouched for; made anew at every visit.
+    #[inline]
+    pub(crate) fn of_layout(words: &'m [AtomicU64], head: &'m AtomicU64) -> Self {
+        debug_assert!(words.len().is_power_of_two());
+        Self { words, head }
+    }
+
     /// Bytes of the ring, a power of two.
     #[inline]
     #[must_use]
