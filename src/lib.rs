@@ -22,10 +22,12 @@ pub mod link;
 #[cfg(feature = "server")]
 pub mod metrics;
 pub mod paths;
+#[cfg(not(annulus_loom))]
 pub mod pool;
 pub mod protocol;
 #[cfg(feature = "server")]
 pub mod provider;
+#[cfg(not(annulus_loom))]
 pub mod region;
 pub mod ring;
 #[cfg(feature = "server")]

@@ -2,6 +2,8 @@
 //!
 //! Under the private cfg `annulus_loom` the same names come from loom, so that the model checks in
 //! `verification/` run the very code that ships. Plain `--cfg loom` would also change tokio.
+//! Mapped memory is not loom's, so `region` and `pool` do not exist under that cfg; the models bring
+//! words of their own.
 
 #[cfg(not(annulus_loom))]
 pub use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
@@ -20,4 +22,27 @@ pub fn spin_hint() {
     core::hint::spin_loop();
     #[cfg(annulus_loom)]
     loom::thread::yield_now();
+}
+
+/// Always true, except in a model check that plants the bug called `canary` to see whether it is
+/// found: then the code that asks leaves out, or weakens, what it is about to do.
+///
+/// `tools/canaries` finds every name in the source and makes sure that some model fails for it.
+#[doc(hidden)]
+#[inline(always)]
+#[must_use]
+pub fn sound(canary: &str) -> bool {
+    #[cfg(not(annulus_loom))]
+    let planted = {
+        let _ = canary;
+        false
+    };
+    #[cfg(annulus_loom)]
+    let planted = {
+        use std::sync::LazyLock;
+        static PLANTED: LazyLock<Option<String>> =
+            LazyLock::new(|| std::env::var("ANNULUS_CANARY").ok());
+        PLANTED.as_deref() == Some(canary)
+    };
+    !planted
 }

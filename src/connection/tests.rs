@@ -205,6 +205,17 @@ impl Shard {
             _ => None,
         })
     }
+
+    /// The fault that the connection in `slot` was closed for, by its name.
+    fn fault(&self, slot: u32) -> Option<&'static str> {
+        self.outputs
+            .iter()
+            .find_map(|output| match output {
+                Output::Close { slot: closed, goodbye } if *closed == slot => goodbye.as_ref(),
+                _ => None,
+            })?
+            .fault_name()
+    }
 }
 
 #[test]
@@ -362,6 +373,18 @@ fn jobs_go_to_the_worker_and_their_answers_come_back_in_any_order() {
 }
 
 #[test]
+fn a_message_type_of_the_daemons_own_is_a_fault() {
+    for number in [MessageType::USER_LAST.to_wire() + 1, u16::MAX] {
+        let mut shard = Shard::new(1);
+        let mut client = shard.connect();
+        client.send(MessageType::from_wire(number), 1, b"").unwrap();
+        shard.settle();
+        let reserved = Fault::ReservedMessageType { message_type: number };
+        assert_eq!(shard.fault(client.slot), Some(reserved.name()));
+    }
+}
+
+#[test]
 fn an_id_in_flight_twice_is_a_fault_and_one_too_many_is_busy() {
     let mut shard = Shard::new(2);
     let (mut greedy, mut wrong) = (shard.connect(), shard.connect());
@@ -373,7 +396,8 @@ fn an_id_in_flight_twice_is_a_fault_and_one_too_many_is_busy() {
     shard.settle();
     let (id, status, last, _) = greedy.receive().unwrap();
     assert_eq!((id, status, last), (u64::from(IN_FLIGHT_PER_CONNECTION), Status::Busy, true));
-    assert_eq!(shard.closed(wrong.slot), Some(Status::Fault));
+    let in_use = Fault::RequestIdInUse { request_id: 5 };
+    assert_eq!(shard.fault(wrong.slot), Some(in_use.name()));
     assert_eq!(shard.closed(greedy.slot), None);
 }
 

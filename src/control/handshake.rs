@@ -316,4 +316,21 @@ mod tests {
         peer.send(hello().as_bytes(), &[first, region, second]);
         assert_eq!(peer.refusal().fault, Some(Fault::NotAnEventfd { index: 1 }));
     }
+
+    #[test]
+    fn a_region_sealed_against_our_own_writes_is_refused() {
+        use rustix::fs::{MemfdFlags, SealFlags};
+        let mut gifts = Gifts::new();
+        let size = RegionLayout::new(CAPACITY, CAPACITY).size();
+        gifts.region = rustix::fs::memfd_create("test", MemfdFlags::ALLOW_SEALING).unwrap();
+        rustix::fs::ftruncate(&gifts.region, size).unwrap();
+        let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL | SealFlags::FUTURE_WRITE;
+        rustix::fs::fcntl_add_seals(&gifts.region, seals).unwrap();
+
+        let mut peer = Peer::new();
+        peer.send(hello().as_bytes(), &gifts.all());
+        let refusal =
+            Refusal { status: Status::RegionRefused, fault: Some(Fault::RegionUnmappable) };
+        assert_eq!(peer.refusal(), refusal);
+    }
 }

@@ -3,6 +3,7 @@
 use crate::sync::{
     AtomicU64,
     Ordering::{AcqRel, Relaxed, Release},
+    sound,
 };
 
 /// Bits that stand for free buffers.
@@ -48,7 +49,8 @@ impl Bitmap {
     /// When it was not taken: a buffer given back twice would serve two holders.
     pub(crate) fn give(&self, number: u32) {
         let bit = 1 << (number % 64);
-        let before = self.words[(number / 64) as usize].fetch_or(bit, Release);
+        let ordering = if sound("release in give") { Release } else { Relaxed };
+        let before = self.words[(number / 64) as usize].fetch_or(bit, ordering);
         assert!(before & bit == 0, "buffer {number} was given back twice");
     }
 

@@ -45,6 +45,7 @@ impl Lease {
     /// # Panics
     ///
     /// When the token does not name a buffer of this pool that is leased: a bug in the daemon.
+    #[cfg(feature = "server")]
     #[must_use]
     pub(crate) fn from_token(pool: &BufferPool, token: LeaseToken) -> Self {
         let tier = TierIndex::ALL[(token.0 >> 62) as usize];
@@ -153,6 +154,7 @@ mod tests {
         }
     }
 
+    #[cfg(feature = "server")]
     #[test]
     fn a_token_carries_a_lease_to_another_thread() {
         let pool = pool();

@@ -4,6 +4,7 @@ use super::{Home, RingView};
 use crate::copy::copy_out;
 use crate::limits::{FRAME_ALIGNMENT, FRAME_HEADER_SIZE, PADDING_RUN_MAX, WORD_SIZE};
 use crate::sync::Ordering::{Acquire, Relaxed, Release};
+use crate::sync::sound;
 use crate::wire::{Fault, FrameHeader, Position};
 
 const HEADER_WORDS: usize = (FRAME_HEADER_SIZE / WORD_SIZE) as usize;
@@ -49,7 +50,8 @@ impl Consumer {
         for _ in 0..=PADDING_RUN_MAX {
             let index = ring.index(self.head);
             // Pairs with the last store in `Producer::store`: the frame and the zero behind it.
-            let first = ring.words[index].load(Acquire);
+            let first =
+                ring.words[index].load(if sound("acquire in poll") { Acquire } else { Relaxed });
             if first == 0 {
                 return Ok(None);
             }

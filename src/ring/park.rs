@@ -16,7 +16,7 @@
 //! fall on the flag of the sleeper's *next* sleep, but the ring that follows it ends that sleep, and
 //! the sleeper looks again. Loom treats SeqCst accesses as AcqRel, hence fences.
 
-use crate::sync::{AtomicU64, Ordering::Relaxed, Ordering::SeqCst, fence};
+use crate::sync::{AtomicU64, Ordering::Relaxed, Ordering::SeqCst, fence, sound};
 
 /// One side's parked flag, in memory that both sides can write.
 #[derive(Clone, Copy)]
@@ -34,7 +34,9 @@ impl<'m> ParkFlag<'m> {
     #[inline]
     pub fn arm(&self) {
         self.0.store(1, Relaxed);
-        fence(SeqCst); // S2; pairs with the fence in `take`.
+        if sound("fence in arm") {
+            fence(SeqCst); // S2; pairs with the fence in `take`.
+        }
     }
 
     /// Sleeper: polls again, so nobody needs to ring.
@@ -49,10 +51,12 @@ impl<'m> ParkFlag<'m> {
     #[inline]
     #[must_use]
     pub fn take(&self) -> bool {
-        fence(SeqCst); // P2; pairs with the fence in `arm`.
+        if sound("fence in take") {
+            fence(SeqCst); // P2; pairs with the fence in `arm`.
+        }
         // A plain store and no read-modify-write: the flag has one sender.
         let armed = self.0.load(Relaxed) != 0;
-        if armed {
+        if armed && sound("flag cleared") && sound("flag cleared before the ring") {
             self.0.store(0, Relaxed);
         }
         armed

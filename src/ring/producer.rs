@@ -6,6 +6,7 @@ use super::{Home, RingView};
 use crate::copy::copy_in;
 use crate::limits::{FRAME_ALIGNMENT, FRAME_HEADER_SIZE, PAGE_SIZE, WORD_SIZE};
 use crate::sync::Ordering::{Acquire, Relaxed, Release};
+use crate::sync::sound;
 use crate::wire::{Fault, FrameHeader, Position, payload_check, span};
 
 const HEADER_WORDS: usize = (FRAME_HEADER_SIZE / WORD_SIZE) as usize;
@@ -239,7 +240,9 @@ impl Producer {
     #[inline]
     fn store(&mut self, ring: RingView<'_>, header: FrameHeader, payload: &[u8], span: u64) {
         let next = Position(self.tail.0 + span);
-        ring.words[ring.index(next)].store(0, Relaxed);
+        if sound("zero behind a frame") {
+            ring.words[ring.index(next)].store(0, Relaxed);
+        }
 
         let frame = &ring.words[ring.index(self.tail)..];
         let (target, body) = frame.split_at(HEADER_WORDS);
@@ -249,7 +252,7 @@ impl Producer {
             target.store(word, Relaxed);
         }
         // Publishes all of the above; pairs with the load in `Consumer::poll`.
-        target[0].store(words[0], Release);
+        target[0].store(words[0], if sound("release in store") { Release } else { Relaxed });
         self.tail = next;
         self.claim_ahead(ring);
     }

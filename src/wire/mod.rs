@@ -17,6 +17,7 @@ pub use frame::{FRAME_MARK, FrameFlags, FrameHeader, Position, decode_frame, enc
 pub use handshake::{
     Features, Goodbye, HELLO_SIZE, Hello, PROTOCOL_MAJOR, PROTOCOL_MINOR, WELCOME_SIZE, Welcome,
 };
+#[cfg(feature = "server")]
 pub(crate) use handshake::{cut, fault_number};
 pub use message_type::MessageType;
 pub use status::Status;

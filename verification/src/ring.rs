@@ -1,0 +1,133 @@
+//! One producer, one consumer, one ring of four units.
+
+use loom::sync::Arc;
+use loom::thread;
+
+use crate::stage::{Bound, Memory, PAYLOAD_MAX, Reader, UNIT_PAYLOAD, Writer, explore};
+
+/// A ring that has been gone round once, so that every unit holds a frame of an earlier lap.
+fn used_ring() -> (Arc<Memory>, Writer, Reader) {
+    let (memory, mut writer, mut reader) = (Arc::new(Memory::new()), Writer::new(), Reader::new());
+    for id in 100..104 {
+        assert!(writer.publish(&memory, id, UNIT_PAYLOAD));
+        assert_eq!(reader.take(&memory), Some(id));
+    }
+    (memory, writer, reader)
+}
+
+#[test]
+fn frames_pass_whole_and_in_order_round_the_ring_within_4_preemptions() {
+    explore(Bound::Preemptions(4), || {
+        let (memory, mut writer, mut reader) = used_ring();
+        let shared = Arc::clone(&memory);
+        let producer = thread::spawn(move || {
+            // Five units in a ring of four, of which three hold frames.
+            for id in 1..=5 {
+                writer.publish_polling(&shared, id, 8);
+            }
+        });
+        for id in 1..=5 {
+            assert_eq!(reader.take_polling(&memory), id);
+        }
+        producer.join().unwrap();
+        assert_eq!(reader.take(&memory), None);
+    });
+}
+
+#[test]
+fn padding_before_the_end_of_the_ring_is_passed_in_every_execution() {
+    explore(Bound::None, || {
+        let (memory, mut writer, mut reader) = used_ring();
+        // Leaves one unit before the end, so the frame of two units needs padding.
+        for id in 200..203 {
+            assert!(writer.publish(&memory, id, 0));
+            assert_eq!(reader.take(&memory), Some(id));
+        }
+        let shared = Arc::clone(&memory);
+        let producer = thread::spawn(move || {
+            writer.publish_polling(&shared, 1, UNIT_PAYLOAD + 8);
+            writer.publish_polling(&shared, 2, 8);
+        });
+        for id in 1..=2 {
+            assert_eq!(reader.take_polling(&memory), id);
+        }
+        producer.join().unwrap();
+    });
+}
+
+#[test]
+fn a_poll_gives_nothing_or_the_whole_frame_in_every_execution() {
+    explore(Bound::None, || {
+        let (memory, mut writer, mut reader) = used_ring();
+        let shared = Arc::clone(&memory);
+        let producer =
+            thread::spawn(move || assert!(writer.publish(&shared, 7, UNIT_PAYLOAD + 16)));
+        // `take` compares every byte; a torn header would be a fault, which panics.
+        let early = (0..2).find_map(|_| reader.take(&memory));
+        assert!(matches!(early, None | Some(7)));
+        producer.join().unwrap();
+        assert_eq!(early.or_else(|| reader.take(&memory)), Some(7));
+        assert_eq!(reader.take(&memory), None);
+    });
+}
+
+#[test]
+fn a_frame_of_an_earlier_lap_is_never_taken_again_in_every_execution() {
+    explore(Bound::None, || {
+        let (memory, mut writer, mut reader) = used_ring();
+        let shared = Arc::clone(&memory);
+        let producer = thread::spawn(move || {
+            assert!(writer.publish(&shared, 1, UNIT_PAYLOAD));
+            assert!(writer.publish(&shared, 2, UNIT_PAYLOAD));
+        });
+        // Behind the last frame stands a frame of the first lap, header, checks and all.
+        let mut expected = 1;
+        for _ in 0..4 {
+            if let Some(id) = reader.take(&memory) {
+                assert_eq!(id, expected);
+                expected += 1;
+            }
+        }
+        producer.join().unwrap();
+        for id in expected..=2 {
+            assert_eq!(reader.take(&memory), Some(id));
+        }
+        assert_eq!(reader.take(&memory), None);
+    });
+}
+
+#[test]
+fn a_frame_as_large_as_the_ring_passes_from_any_place_in_every_execution() {
+    explore(Bound::None, || {
+        let (memory, mut writer, mut reader) =
+            (Arc::new(Memory::new()), Writer::new(), Reader::new());
+        assert!(writer.publish(&memory, 9, 0));
+        assert_eq!(reader.take(&memory), Some(9));
+        let shared = Arc::clone(&memory);
+        // It stands in one place only: padding goes first, and must be passed.
+        let producer = thread::spawn(move || writer.publish_polling(&shared, 1, PAYLOAD_MAX));
+        assert_eq!(reader.take_polling(&memory), 1);
+        producer.join().unwrap();
+    });
+}
+
+#[test]
+fn a_full_ring_takes_the_frame_once_space_is_released_in_every_execution() {
+    explore(Bound::None, || {
+        let (memory, mut writer, mut reader) =
+            (Arc::new(Memory::new()), Writer::new(), Reader::new());
+        for id in 0..3 {
+            assert!(writer.publish(&memory, id, UNIT_PAYLOAD));
+        }
+        assert!(!writer.publish(&memory, 3, UNIT_PAYLOAD), "three units of four are full");
+        let shared = Arc::clone(&memory);
+        let producer = thread::spawn(move || {
+            writer.publish_polling(&shared, 3, UNIT_PAYLOAD);
+            writer.publish_polling(&shared, 4, UNIT_PAYLOAD);
+        });
+        for id in 0..=4 {
+            assert_eq!(reader.take_polling(&memory), id);
+        }
+        producer.join().unwrap();
+    });
+}
