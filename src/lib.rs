@@ -1,4 +1,49 @@
 //! Annulus: the AI backend that every editor window on a Linux workstation shares.
+//!
+//! A client makes a *region* of shared memory with two rings in it and passes it to the daemon over
+//! a Unix socket; from then on requests and answers are frames in those rings. `docs/protocol.md`
+//! has the bytes, `docs/architecture.md` the threads, `docs/decisions.md` the reasons.
+//!
+//! # The map
+//!
+//! A lower row never names a higher one (`tests/tidy.rs`); `client` stands beside the daemon.
+//!
+//! ```text
+//! bench        the daemon's figures beside the machine's limits (feature cli)
+//! client       the client library: Client, Connection, ConnectionPool (feature client)
+//!
+//! server       IpcServer: puts the daemon together, starts and stops its threads
+//! control      the control thread: socket, handshakes, admission, metrics file
+//! shard        a data shard's shell: its uring, descriptors, clock, sleep
+//! provider     providers of AI answers, and the handlers that use them
+//! worker       executors for asynchronous handlers
+//!
+//! connection   a data shard's state machine: (input, now) → output
+//! link         job ring and reply rings between a shard and a worker
+//!
+//! wake         how the daemon's threads wake each other
+//! pool         buffers for payloads that outlive their frame
+//! region       the shared mapping of one connection: layout, seals, doorbells
+//! ring         one direction of a connection, over borrowed words
+//!
+//! error        IpcError             config       file, environment, flags: one table of keys
+//! metrics      counters, Prometheus descriptors  the limit of open files
+//! protocol     AI messages, codecs  wire         frames, handshake, statuses, faults
+//! paths        socket and file      checksum     CRC-32C
+//! limits       every bound          copy         bytes into shared words and back
+//! sync         atomics, or loom's
+//! ```
+//!
+//! # What is absent
+//!
+//! - `connection`, `wire` and `ring` have no `unsafe`, make no system call themselves and read no
+//!   clock: time is an argument named `now`.
+//! - `unsafe` is denied, and allowed in the few files that `tests/tidy.rs` lists; each has a safe
+//!   face.
+//! - Ring code owns no storage. Mapped memory, heap tests and loom share one algorithm.
+//! - A position of ours is private and only published; it is never read back from shared memory.
+//! - No `&[u8]` is formed over memory that a peer can write: bytes are copied out, then judged.
+//! - A data shard allocates nothing after start-up but the text of an error that its handler returns.
 #![deny(unsafe_code)]
 
 #[cfg(feature = "cli")]
