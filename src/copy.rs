@@ -15,6 +15,7 @@ const WORD: usize = size_of::<u64>();
 static_assertions::const_assert_eq!(WORD as u64, WORD_SIZE);
 
 /// Bytes that one round of wide moves takes; less than that goes word by word.
+#[cfg(all(target_arch = "x86_64", not(annulus_loom), not(miri)))]
 const BLOCK: usize = 128;
 
 /// Stores `bytes` into the first words of `words`, padding the last one with zeros.

@@ -394,9 +394,6 @@ impl<M: RegionMemory> Table<M> {
         let State::Serving(connection) = &mut entry.state else {
             return self.visit_closing(slot);
         };
-        if connection.has_nothing_new() && !entry.blocked {
-            return self.visit_quiet(slot, Visit::Quiet, now);
-        }
         let mut shared = Shared {
             routes: &self.options.routes,
             codecs: &self.options.codecs,

@@ -108,12 +108,6 @@ impl<M: RegionMemory> Connection<M> {
         Visit::Busy
     }
 
-    /// The cheapest look: no request is there, and no worker has ever had one.
-    #[inline]
-    pub(super) fn has_nothing_new(&self) -> bool {
-        self.workers_used == 0 && self.requests.is_empty(self.memory.view().request_ring())
-    }
-
     /// Moves replies of workers into the response ring, up to the budget.
     pub(super) fn forward_replies(
         &mut self,
@@ -239,7 +233,6 @@ impl<M: RegionMemory> Connection<M> {
         self.requests.copy_payload(requests, header, payload)?;
 
         let kind = MessageKind::from(header.message_type());
-        shared.metrics.request_received(kind, size as u64);
         let sampled = self.statistics.requests.is_multiple_of(LATENCY_SAMPLE_INTERVAL);
         let started = sampled.then(|| shared.clock.now());
 
@@ -270,7 +263,9 @@ impl<M: RegionMemory> Connection<M> {
                 responder.finish(Status::HandlerPanic, b"the handler panicked")?;
             }
         }
+        // Counted after the answer is on its way.
         let (frames, bytes) = responder.published;
+        shared.metrics.request_received(kind, size as u64);
         self.statistics.responses += u64::from(frames);
         self.statistics.response_bytes += bytes;
         shared.metrics.responses_published(kind, u64::from(frames), bytes);
