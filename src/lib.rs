@@ -12,6 +12,7 @@ pub mod config;
 pub mod connection;
 #[cfg(feature = "server")]
 mod control;
+mod copy;
 #[cfg(feature = "server")]
 pub mod descriptors;
 mod error;

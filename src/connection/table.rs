@@ -15,6 +15,14 @@ use crate::wire::{Features, Goodbye, Status};
 
 /// Requests in flight over all connections of a shard.
 const IN_FLIGHT_PER_SHARD: usize = 16_384;
+/// Visits that must find nothing before a connection is parked, however long ago its last frame is.
+///
+/// With a thousand busy connections a turn takes longer than the spin budget, and time alone would park
+/// each of them after every frame: 1,000 × 1 KiB ran at 2.9 M/s, most of the client's time ringing.
+const QUIET_VISITS_MIN: u32 = 32;
+/// How many slots ahead of a visit the line of the next request is asked for: a thousand connections
+/// do not fit a core's own cache. Measured with 1,000 × 64 B: 8–10 M/s with it, 4–8 M/s without.
+const PREFETCH_DISTANCE: usize = 2;
 /// Bytes of the buffer into which most payloads are copied.
 const SCRATCH_SIZE: usize = 64 * 1024;
 static_assertions::const_assert!(SCRATCH_SIZE >= REPLY_INLINE_SIZE_MAX);
@@ -122,6 +130,8 @@ struct Slot<M> {
     state: State<M>,
     /// When the last visit found something; meaningful while hot.
     quiet_since: Timestamp,
+    /// Visits since then that found nothing.
+    quiet_visits: u32,
     hot: bool,
     /// Waits for space in its response ring.
     blocked: bool,
@@ -156,6 +166,7 @@ impl<M: RegionMemory> Table<M> {
         let slot = |_| Slot {
             state: State::Free,
             quiet_since: Timestamp::default(),
+            quiet_visits: 0,
             hot: false,
             blocked: false,
             starved: false,
@@ -252,6 +263,9 @@ impl<M: RegionMemory> Table<M> {
         let mut at = 0;
         // Bounded: each step either moves on or makes the list shorter.
         while let Some(&slot) = self.hot.get(at) {
+            if let Some(&ahead) = self.hot.get(at + PREFETCH_DISTANCE) {
+                self.slots[ahead as usize].touch();
+            }
             match self.visit(slot, now, clock) {
                 Visited::Busy => busy = true,
                 Visited::Quiet => {}
@@ -380,6 +394,9 @@ impl<M: RegionMemory> Table<M> {
         let State::Serving(connection) = &mut entry.state else {
             return self.visit_closing(slot);
         };
+        if connection.has_nothing_new() && !entry.blocked {
+            return self.visit_quiet(slot, Visit::Quiet, now);
+        }
         let mut shared = Shared {
             routes: &self.options.routes,
             codecs: &self.options.codecs,
@@ -405,6 +422,7 @@ impl<M: RegionMemory> Table<M> {
         entry.blocked = replies == Visit::BlockedOnClient || requests == Visit::BlockedOnClient;
         if busy {
             entry.quiet_since = now;
+            entry.quiet_visits = 0;
             if connection.memory.view().client_parked().take() {
                 self.outputs.push(Output::Ring { slot });
                 self.metrics().activity.doorbells_sent_total.increment();
@@ -429,7 +447,10 @@ impl<M: RegionMemory> Table<M> {
             self.close(slot, Ending::Shutdown);
             return Visited::Busy;
         }
-        if now.since(entry.quiet_since) < self.options.spin_ns {
+        entry.quiet_visits += 1;
+        if entry.quiet_visits < QUIET_VISITS_MIN
+            || now.since(entry.quiet_since) < self.options.spin_ns
+        {
             return Visited::Quiet;
         }
         if requests == Visit::BlockedOnWorker {
@@ -544,9 +565,18 @@ impl<M: RegionMemory> Table<M> {
 }
 
 impl<M: RegionMemory> Slot<M> {
+    /// Asks for the line at which the next request will appear, so that it is here when its turn comes.
+    #[inline]
+    fn touch(&self) {
+        if let State::Serving(connection) = &self.state {
+            let _ = connection.requests.is_empty(connection.memory.view().request_ring());
+        }
+    }
+
     /// Marks the slot as polled, and tells its client that nobody need ring.
     fn warm(&mut self) {
         self.hot = true;
+        self.quiet_visits = 0;
         if let State::Serving(connection) = &self.state {
             connection.memory.view().daemon_parked().disarm();
             connection.memory.view().daemon_blocked().disarm();

@@ -108,6 +108,12 @@ impl<M: RegionMemory> Connection<M> {
         Visit::Busy
     }
 
+    /// The cheapest look: no request is there, and no worker has ever had one.
+    #[inline]
+    pub(super) fn has_nothing_new(&self) -> bool {
+        self.workers_used == 0 && self.requests.is_empty(self.memory.view().request_ring())
+    }
+
     /// Moves replies of workers into the response ring, up to the budget.
     pub(super) fn forward_replies(
         &mut self,

@@ -106,15 +106,11 @@ pub struct RegionView<'m> {
 }
 
 impl<'m> RegionView<'m> {
-    /// A view of `words`, which hold the whole region.
-    ///
-    /// # Panics
-    ///
-    /// When `words` is shorter than the layout needs.
+    /// A view of `words`, which hold the whole region. Shorter ones make its rings panic.
     #[inline]
     #[must_use]
     pub fn new(words: &'m [AtomicU64], layout: RegionLayout) -> Self {
-        assert!(words.len() as u64 * WORD_SIZE >= layout.size());
+        debug_assert!(words.len() as u64 * WORD_SIZE >= layout.size());
         Self { words, layout }
     }
 
@@ -172,7 +168,7 @@ impl<'m> RegionView<'m> {
     fn ring(&self, offset: u64, capacity: u64, head: Line) -> RingView<'m> {
         let start = self.index(offset);
         let count = self.index(capacity);
-        RingView::new(&self.words[start..start + count], self.line(head))
+        RingView::of_layout(&self.words[start..start + count], self.line(head))
     }
 
     #[inline]

@@ -1,7 +1,7 @@
 //! The reading side of a ring.
 
-use super::words::copy_out;
 use super::{Home, RingView};
+use crate::copy::copy_out;
 use crate::limits::{FRAME_ALIGNMENT, FRAME_HEADER_SIZE, PADDING_RUN_MAX, WORD_SIZE};
 use crate::sync::Ordering::{Acquire, Relaxed, Release};
 use crate::sync::sound;

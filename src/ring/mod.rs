@@ -37,7 +37,6 @@
 mod consumer;
 mod park;
 mod producer;
-mod words;
 
 pub use consumer::Consumer;
 pub use park::ParkFlag;
@@ -65,6 +64,13 @@ impl<'m> RingView<'m> {
     pub fn new(words: &'m [AtomicU64], head: &'m AtomicU64) -> Self {
         assert!(words.len().is_power_of_two());
         assert!(words.len() as u64 * WORD_SIZE >= 4 * FRAME_ALIGNMENT);
+        Self { words, head }
+    }
+
+    /// The same for words whose number a layout has vouched for; made anew at every visit.
+    #[inline]
+    pub(crate) fn of_layout(words: &'m [AtomicU64], head: &'m AtomicU64) -> Self {
+        debug_assert!(words.len().is_power_of_two());
         Self { words, head }
     }
 

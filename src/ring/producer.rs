@@ -2,8 +2,8 @@
 
 use thiserror::Error;
 
-use super::words::copy_in;
 use super::{Home, RingView};
+use crate::copy::copy_in;
 use crate::limits::{FRAME_ALIGNMENT, FRAME_HEADER_SIZE, PAGE_SIZE, WORD_SIZE};
 use crate::sync::Ordering::{Acquire, Relaxed, Release};
 use crate::sync::sound;
