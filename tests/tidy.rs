@@ -12,10 +12,11 @@ use std::process::Command;
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
 /// Files of `src` that may opt in to `unsafe`, each with a safe face.
-const UNSAFE: [&str; 7] = [
+const UNSAFE: [&str; 8] = [
     "bench/inherit.rs",
     "bench/mapping.rs",
     "checksum.rs",
+    "copy.rs",
     "pool/lease.rs",
     "region/mapping.rs",
     "shard/uring.rs",
@@ -29,7 +30,7 @@ const ATOMICS: [&str; 3] = ["bench/cache_line.rs", "bench/mapping.rs", "sync.rs"
 /// The modules, lowest row first. A row may name itself and the rows above it in this table.
 const ROWS: [&[&str]; 6] = [
     // Vocabulary.
-    &["sync", "limits", "checksum", "wire", "protocol", "error"],
+    &["sync", "limits", "checksum", "copy", "wire", "protocol", "error"],
     // Mechanism.
     &["ring", "pool", "region", "wake", "descriptors", "paths", "metrics", "config"],
     // Without a clock and without a system call.
