@@ -1,5 +1,6 @@
 //! Annulus: the AI backend that every editor window on a Linux workstation shares.
 #![deny(unsafe_code)]
+#![cfg_attr(annulus_loom, allow(dead_code, reason = "the models have no mapped memory"))]
 
 #[cfg(feature = "cli")]
 pub mod bench;
