@@ -45,6 +45,7 @@
 //! - No `&[u8]` is formed over memory that a peer can write: bytes are copied out, then judged.
 //! - A data shard allocates nothing after start-up but the text of an error that its handler returns.
 #![deny(unsafe_code)]
+#![cfg_attr(annulus_loom, allow(dead_code, reason = "the models have no mapped memory"))]
 
 #[cfg(feature = "cli")]
 pub mod bench;
