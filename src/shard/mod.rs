@@ -329,9 +329,10 @@ impl DataShard {
     /// What a readable socket means: its client has left, or talks out of turn.
     fn judge_socket(&self, slot: u32) -> Option<Ending> {
         let descriptors = self.seats[slot as usize].descriptors.as_ref()?;
-        let mut byte = [0_u8; 1];
+        // A socket that is closed with bytes unread resets its peer, who may miss the goodbye.
+        let mut bytes = [0_u8; 256];
         let flags = rustix::net::RecvFlags::DONTWAIT;
-        match rustix::net::recv(&descriptors.socket, &mut byte, flags) {
+        match rustix::net::recv(&descriptors.socket, &mut bytes, flags) {
             Ok((0, _)) => Some(Ending::ClientLeft),
             Ok(_) => Some(Ending::Fault(Fault::SocketBytes)),
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => None,

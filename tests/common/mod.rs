@@ -161,7 +161,8 @@ impl RawPeer {
     /// What the daemon says before it closes.
     pub(crate) fn goodbye(&mut self) -> Option<Goodbye> {
         let mut bytes = Vec::new();
-        self.socket.read_to_end(&mut bytes).unwrap();
+        // A reset instead of an end follows when we sent more than the daemon read.
+        let _ = self.socket.read_to_end(&mut bytes);
         Goodbye::decode(&bytes)
     }
 }
