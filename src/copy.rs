@@ -14,26 +14,28 @@ use crate::sync::{AtomicU64, Ordering::Relaxed};
 const WORD: usize = size_of::<u64>();
 static_assertions::const_assert_eq!(WORD as u64, WORD_SIZE);
 
-/// Bytes that one round of wide moves takes; less than that goes word by word.
+/// Bytes that one round of the widest moves takes.
 #[cfg(all(target_arch = "x86_64", not(annulus_loom), not(miri)))]
 const BLOCK: usize = 128;
+/// Bytes that are moved at once by what every x86-64 processor has.
+#[cfg(all(target_arch = "x86_64", not(annulus_loom), not(miri)))]
+const LINE: usize = 64;
 
 /// Stores `bytes` into the first words of `words`, padding the last one with zeros.
 ///
 /// # Panics
 ///
 /// When `bytes` needs more words than there are.
-#[inline]
+#[inline(always)]
 pub(crate) fn copy_in(words: &[AtomicU64], bytes: &[u8]) {
     assert!(bytes.len() <= words.len() * WORD);
-    let wide = wide_size(bytes.len());
-    if wide > 0 {
-        // SAFETY: `copy_blocks` needs `wide` bytes to read and to write: `bytes` has them (see
-        // `wide_size`), and so has `words` (asserted above), whose elements may be written through a
-        // shared reference because they are atomics.
-        unsafe { copy_blocks(words.as_ptr().cast_mut().cast(), bytes.as_ptr(), wide) };
+    // SAFETY: `copy_wide` needs as many bytes to read and to write as it is told: `bytes` has them,
+    // and so has `words` (asserted above), whose elements may be written through a shared reference
+    // because they are atomics.
+    let done = unsafe { copy_wide(words.as_ptr().cast_mut().cast(), bytes.as_ptr(), bytes.len()) };
+    if done < bytes.len() {
+        copy_in_words(&words[done / WORD..], &bytes[done..]);
     }
-    copy_in_words(&words[wide / WORD..], &bytes[wide..]);
 }
 
 /// Fills `bytes` from the first words of `words`.
@@ -41,25 +43,64 @@ pub(crate) fn copy_in(words: &[AtomicU64], bytes: &[u8]) {
 /// # Panics
 ///
 /// When `bytes` needs more words than there are.
-#[inline]
+#[inline(always)]
 pub(crate) fn copy_out(words: &[AtomicU64], bytes: &mut [u8]) {
     assert!(bytes.len() <= words.len() * WORD);
-    let wide = wide_size(bytes.len());
-    if wide > 0 {
-        // SAFETY: as in `copy_in`, the other way round; `bytes` is ours alone.
-        unsafe { copy_blocks(bytes.as_mut_ptr(), words.as_ptr().cast(), wide) };
+    // SAFETY: as in `copy_in`, the other way round; `bytes` is ours alone.
+    let done = unsafe { copy_wide(bytes.as_mut_ptr(), words.as_ptr().cast(), bytes.len()) };
+    if done < bytes.len() {
+        copy_out_words(&words[done / WORD..], &mut bytes[done..]);
     }
-    copy_out_words(&words[wide / WORD..], &mut bytes[wide..]);
 }
 
-/// How many of `size` bytes go in wide moves: whole blocks, where the processor has them.
+/// Copies most of `size` bytes from the front, all but less than a line; gives how many.
+///
+/// # Safety
+///
+/// `source` must be valid for reads and `target` for writes of `size` bytes; they must not overlap.
+#[cfg(all(target_arch = "x86_64", not(annulus_loom), not(miri)))]
 #[inline]
-fn wide_size(size: usize) -> usize {
-    #[cfg(all(target_arch = "x86_64", not(annulus_loom), not(miri)))]
+unsafe fn copy_wide(target: *mut u8, source: *const u8, size: usize) -> usize {
+    let mut done = 0;
     if size >= BLOCK && std::arch::is_x86_feature_detected!("avx") {
-        return size / BLOCK * BLOCK;
+        done = size / BLOCK * BLOCK;
+        // SAFETY: no more than `size` bytes, and AVX was just detected.
+        unsafe { copy_blocks(target, source, done) };
     }
-    let _ = size;
+    while size - done >= LINE {
+        // SAFETY: at least a line is left of `size` bytes.
+        unsafe {
+            core::arch::asm!(
+                "movdqu {a}, [{source}]",
+                "movdqu {b}, [{source} + 16]",
+                "movdqu {c}, [{source} + 32]",
+                "movdqu {d}, [{source} + 48]",
+                "movdqu [{target}], {a}",
+                "movdqu [{target} + 16], {b}",
+                "movdqu [{target} + 32], {c}",
+                "movdqu [{target} + 48], {d}",
+                a = out(xmm_reg) _,
+                b = out(xmm_reg) _,
+                c = out(xmm_reg) _,
+                d = out(xmm_reg) _,
+                source = in(reg) source.wrapping_add(done),
+                target = in(reg) target.wrapping_add(done),
+                options(nostack, preserves_flags),
+            );
+        }
+        done += LINE;
+    }
+    done
+}
+
+/// Copies nothing: every byte goes word by word.
+///
+/// # Safety
+///
+/// None is needed.
+#[cfg(not(all(target_arch = "x86_64", not(annulus_loom), not(miri))))]
+#[inline]
+unsafe fn copy_wide(_target: *mut u8, _source: *const u8, _size: usize) -> usize {
     0
 }
 
@@ -67,50 +108,39 @@ fn wide_size(size: usize) -> usize {
 ///
 /// # Safety
 ///
-/// `source` must be valid for reads and `target` for writes of `size` bytes; they must not overlap;
-/// the processor must have AVX.
+/// As [`copy_wide`]; the processor must have AVX.
 #[cfg(all(target_arch = "x86_64", not(annulus_loom), not(miri)))]
-#[target_feature(enable = "avx")]
+#[inline]
 unsafe fn copy_blocks(target: *mut u8, source: *const u8, size: usize) {
-    // SAFETY: the loop reads and writes `size` bytes in rounds of 128, as the caller allows; all
-    // registers that it changes are named.
+    // SAFETY: the loop reads and writes `size` bytes in rounds of 128, as the caller allows. What it
+    // changes is named: `vzeroupper` reaches all vector registers, hence the whole calling convention.
     unsafe {
         core::arch::asm!(
             "2:",
-            "vmovdqu {a}, [{source} + {at}]",
-            "vmovdqu {b}, [{source} + {at} + 32]",
-            "vmovdqu {c}, [{source} + {at} + 64]",
-            "vmovdqu {d}, [{source} + {at} + 96]",
-            "vmovdqu [{target} + {at}], {a}",
-            "vmovdqu [{target} + {at} + 32], {b}",
-            "vmovdqu [{target} + {at} + 64], {c}",
-            "vmovdqu [{target} + {at} + 96], {d}",
-            "add {at}, 128",
-            "cmp {at}, {size}",
+            "vmovdqu ymm0, [{source} + rcx]",
+            "vmovdqu ymm1, [{source} + rcx + 32]",
+            "vmovdqu ymm2, [{source} + rcx + 64]",
+            "vmovdqu ymm3, [{source} + rcx + 96]",
+            "vmovdqu [{target} + rcx], ymm0",
+            "vmovdqu [{target} + rcx + 32], ymm1",
+            "vmovdqu [{target} + rcx + 64], ymm2",
+            "vmovdqu [{target} + rcx + 96], ymm3",
+            "add rcx, 128",
+            "cmp rcx, {size}",
             "jb 2b",
             "vzeroupper",
-            a = out(ymm_reg) _,
-            b = out(ymm_reg) _,
-            c = out(ymm_reg) _,
-            d = out(ymm_reg) _,
-            at = inout(reg) 0_usize => _,
+            inout("rcx") 0_usize => _,
             source = in(reg) source,
             target = in(reg) target,
             size = in(reg) size,
+            clobber_abi("sysv64"),
             options(nostack),
         );
     }
 }
 
-/// Copies nothing: `wide_size` gives 0 here, so this is never called.
-///
-/// # Safety
-///
-/// None is needed.
-#[cfg(not(all(target_arch = "x86_64", not(annulus_loom), not(miri))))]
-unsafe fn copy_blocks(_target: *mut u8, _source: *const u8, _size: usize) {}
-
-#[inline]
+/// Word by word: what the wide moves left, or all of it.
+#[inline(never)]
 fn copy_in_words(words: &[AtomicU64], bytes: &[u8]) {
     let (whole, rest) = bytes.as_chunks::<WORD>();
     let (body, tail) = words.split_at(whole.len());
@@ -124,7 +154,8 @@ fn copy_in_words(words: &[AtomicU64], bytes: &[u8]) {
     }
 }
 
-#[inline]
+/// As [`copy_in_words`], the other way round.
+#[inline(never)]
 fn copy_out_words(words: &[AtomicU64], bytes: &mut [u8]) {
     let (whole, rest) = bytes.as_chunks_mut::<WORD>();
     let (body, tail) = words.split_at(whole.len());

@@ -45,21 +45,28 @@ impl Consumer {
     ///
     /// Any frame [`Fault`]: what stands at the head is not a frame. Nothing is consumed; the caller
     /// closes the connection.
-    #[inline]
+    #[inline(always)]
     pub fn poll(&mut self, ring: RingView<'_>) -> Result<Option<FrameHeader>, Fault> {
-        for _ in 0..=PADDING_RUN_MAX {
-            let index = ring.index(self.head);
-            // Pairs with the last store in `Producer::store`: the frame and the zero behind it.
-            let first =
-                ring.words[index].load(if sound("acquire in poll") { Acquire } else { Relaxed });
-            if first == 0 {
-                return Ok(None);
+        let Some(header) = self.peek(ring)? else { return Ok(None) };
+        if header.is_padding() {
+            return self.poll_behind(header, ring);
+        }
+        Ok(Some(header))
+    }
+
+    /// Skips padding, and whatever padding follows it.
+    #[inline(never)]
+    fn poll_behind(
+        &mut self,
+        mut padding: FrameHeader,
+        ring: RingView<'_>,
+    ) -> Result<Option<FrameHeader>, Fault> {
+        for _ in 0..PADDING_RUN_MAX {
+            self.advance(ring, padding_span(&padding, ring.capacity())?);
+            match self.peek(ring)? {
+                Some(header) if header.is_padding() => padding = header,
+                other => return Ok(other),
             }
-            let header = self.copy_header(ring, index, first)?;
-            if !header.is_padding() {
-                return Ok(Some(header));
-            }
-            self.advance(ring, padding_span(&header, ring.capacity())?);
         }
         Err(Fault::Padding { span: 0, capacity: ring.capacity() })
     }
@@ -73,7 +80,7 @@ impl Consumer {
     /// # Panics
     ///
     /// When `target` is not as long as `header` says.
-    #[inline]
+    #[inline(always)]
     pub fn copy_payload(
         &self,
         ring: RingView<'_>,
@@ -97,22 +104,25 @@ impl Consumer {
         ring.offset(self.head)
     }
 
-    #[inline]
-    fn copy_header(
-        &self,
-        ring: RingView<'_>,
-        index: usize,
-        first: u64,
-    ) -> Result<FrameHeader, Fault> {
+    /// A judged copy of the header at the head, padding or not.
+    #[inline(always)]
+    fn peek(&self, ring: RingView<'_>) -> Result<Option<FrameHeader>, Fault> {
+        let index = ring.index(self.head);
+        // Pairs with the last store in `Producer::store`: the frame and the zero behind it.
+        let first =
+            ring.words[index].load(if sound("acquire in poll") { Acquire } else { Relaxed });
+        if first == 0 {
+            return Ok(None);
+        }
         let rest = &ring.words[index + 1..index + HEADER_WORDS];
         // Copied once; from here on only this copy is judged.
         let words = [first, rest[0].load(Relaxed), rest[1].load(Relaxed), rest[2].load(Relaxed)];
         let header = FrameHeader::judge(words, self.head)?;
         let available = ring.capacity() - ring.offset(self.head);
-        if !header.is_padding() && header.span() > available {
+        if header.span() > available && !header.is_padding() {
             return Err(Fault::FrameOverrun { span: header.span(), available });
         }
-        Ok(header)
+        Ok(Some(header))
     }
 
     #[inline]

@@ -106,7 +106,7 @@ impl Producer {
         self.publish_at(ring, header, payload, Course::Onward)
     }
 
-    #[inline]
+    #[inline(always)]
     fn publish_at(
         &mut self,
         ring: RingView<'_>,
@@ -124,11 +124,12 @@ impl Producer {
         }
         header.payload_size = size;
         header.payload_check = if self.payload_checked { payload_check(payload) } else { 0 };
-        self.store(ring, header, payload, span);
+        self.store(ring, &header, payload, span);
         Ok(())
     }
 
     /// Makes sure that the next frame of up to `span` bytes will be taken. May publish padding.
+    #[inline(never)]
     fn make_room(
         &mut self,
         ring: RingView<'_>,
@@ -149,7 +150,7 @@ impl Producer {
             if self.tail.0 + to_end + FRAME_ALIGNMENT > self.head.0 + capacity {
                 return Err(PublishError::Full);
             }
-            self.store(ring, FrameHeader::padding(to_end), &[], to_end);
+            self.store_padding(ring, to_end);
         }
         self.clear_until = self.clear_end(ring);
         if self.tail.0 + span + FRAME_ALIGNMENT > self.head.0 + capacity {
@@ -223,7 +224,7 @@ impl Producer {
         let distance = self.home.offset.wrapping_sub(self.tail.0) & (ring.capacity() - 1);
         // What lies behind us is not free before the consumer has passed the padding.
         if distance != 0 && distance + needed <= ring.capacity() {
-            self.store(ring, FrameHeader::padding(distance), &[], distance);
+            self.store_padding(ring, distance);
         }
     }
 
@@ -235,10 +236,16 @@ impl Producer {
         (self.tail.0 + page_left.min(ring_left)).min(self.head.0 + ring.capacity())
     }
 
+    /// Publishes a padding frame over `span` bytes, which may wrap: it has no payload.
+    #[inline(never)]
+    fn store_padding(&mut self, ring: RingView<'_>, span: u64) {
+        self.store(ring, &FrameHeader::padding(span), &[], span);
+    }
+
     /// Writes and publishes. The caller has made sure that `span` and one unit more are free, and
-    /// that the frame ends inside the ring (a padding frame may wrap: it has no payload).
-    #[inline]
-    fn store(&mut self, ring: RingView<'_>, header: FrameHeader, payload: &[u8], span: u64) {
+    /// that a frame with a payload ends inside the ring.
+    #[inline(always)]
+    fn store(&mut self, ring: RingView<'_>, header: &FrameHeader, payload: &[u8], span: u64) {
         let next = Position(self.tail.0 + span);
         if sound("zero behind a frame") {
             ring.words[ring.index(next)].store(0, Relaxed);
@@ -248,9 +255,9 @@ impl Producer {
         let (target, body) = frame.split_at(HEADER_WORDS);
         copy_in(body, payload);
         let words = header.sealed(self.tail);
-        for (target, word) in target.iter().zip(words).skip(1) {
-            target.store(word, Relaxed);
-        }
+        target[3].store(words[3], Relaxed);
+        target[2].store(words[2], Relaxed);
+        target[1].store(words[1], Relaxed);
         // Publishes all of the above; pairs with the load in `Consumer::poll`.
         target[0].store(words[0], if sound("release in store") { Release } else { Relaxed });
         self.tail = next;

@@ -10,8 +10,15 @@ use crate::checksum::{crc32c, crc32c_words};
 #[inline]
 #[must_use]
 pub fn header_check(header: &FrameHeader, position: Position) -> u32 {
-    let words: [u64; 4] = zerocopy::transmute!(*header);
-    crc32c_words([position.0, words[0], words[1], words[2]], header.payload_check)
+    words_check(zerocopy::transmute!(*header), position)
+}
+
+/// [`header_check`] of a header's four words; the upper half of the last is the check itself.
+#[inline]
+pub(super) fn words_check(words: [u64; 4], position: Position) -> u32 {
+    #[expect(clippy::cast_possible_truncation, reason = "the lower half is the payload's check")]
+    let payload_check = words[3] as u32;
+    crc32c_words([position.0, words[0], words[1], words[2]], payload_check)
 }
 
 /// The payload's check: CRC-32C over its bytes. A connection may do without it, see

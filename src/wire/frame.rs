@@ -8,7 +8,8 @@ use bitflags::bitflags;
 use static_assertions::{assert_eq_align, const_assert_eq};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-use super::{Fault, MessageType, Status, header_check, payload_check};
+use super::checksum::words_check;
+use super::{Fault, MessageType, Status, payload_check};
 use crate::limits::{FRAME_ALIGNMENT, FRAME_HEADER_SIZE};
 
 /// Byte 7 of every header; keeps its first word from ever being zero.
@@ -66,6 +67,12 @@ const_assert_eq!(core::mem::offset_of!(FrameHeader, status), 16);
 const_assert_eq!(core::mem::offset_of!(FrameHeader, deadline_ms), 20);
 const_assert_eq!(core::mem::offset_of!(FrameHeader, payload_check), 24);
 const_assert_eq!(core::mem::offset_of!(FrameHeader, header_check), 28);
+
+/// Bits of a header's first word that have one right value: the mark, and flags without a meaning.
+const FIXED_BITS: u64 = 0xFF << 56 | (!FrameFlags::all().bits() as u64) << 48;
+/// Bits of a header's third word that are 0.
+const RESERVED_BITS: u64 = 0xFFFF << 16;
+const_assert_eq!(core::mem::offset_of!(FrameHeader, reserved), 18);
 
 /// Bytes of ring that a frame with `payload_size` bytes of payload takes, a multiple of
 /// [`FRAME_ALIGNMENT`].
@@ -158,9 +165,11 @@ impl FrameHeader {
     /// The header's four words, with its check computed for `position`.
     #[inline]
     #[must_use]
-    pub fn sealed(mut self, position: Position) -> [u64; 4] {
-        self.header_check = header_check(&self, position);
-        zerocopy::transmute!(self)
+    pub fn sealed(self, position: Position) -> [u64; 4] {
+        let mut words: [u64; 4] = zerocopy::transmute!(self);
+        let check = words_check(words, position);
+        words[3] = words[3] & u64::from(u32::MAX) | u64::from(check) << 32;
+        words
     }
 
     /// Judges four words that were copied from `position` of a ring.
@@ -171,28 +180,25 @@ impl FrameHeader {
     /// a header that belongs here.
     #[inline]
     pub fn judge(words: [u64; 4], position: Position) -> Result<Self, Fault> {
+        let computed = words_check(words, position);
         let header: Self = zerocopy::transmute!(words);
-        let computed = header_check(&header, position);
-        if header.header_check != computed {
-            return Err(header.first_difference(computed));
-        }
-        if header.mark != FRAME_MARK {
-            return Err(Fault::FrameMark { found: header.mark });
-        }
-        let defined = FrameFlags::all().bits();
-        if header.flags & !defined != 0 || header.reserved != 0 {
-            return Err(Fault::UndefinedBits { flags: header.flags, reserved: header.reserved });
-        }
-        Ok(header)
+        // All at once, on the words as they are: this is on the way of every frame.
+        let wrong = (words[3] >> 32) ^ u64::from(computed)
+            | (words[0] & FIXED_BITS) ^ u64::from(FRAME_MARK) << 56
+            | words[2] & RESERVED_BITS;
+        if wrong == 0 { Ok(header) } else { Err(header.fault(computed)) }
     }
 
-    /// The better explanation of a failed check: no frame at all, or a damaged one.
+    /// What is wrong with a header whose check should be `computed`: no frame at all, a damaged one,
+    /// or one that says what nobody has defined.
     #[cold]
-    fn first_difference(&self, computed: u32) -> Fault {
-        if self.mark == FRAME_MARK {
+    fn fault(&self, computed: u32) -> Fault {
+        if self.mark != FRAME_MARK {
+            Fault::FrameMark { found: self.mark }
+        } else if self.header_check != computed {
             Fault::HeaderCheck { found: self.header_check, computed }
         } else {
-            Fault::FrameMark { found: self.mark }
+            Fault::UndefinedBits { flags: self.flags, reserved: self.reserved }
         }
     }
 
