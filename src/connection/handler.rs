@@ -36,7 +36,7 @@ where
 
 /// One request, copied out of shared memory.
 pub struct Request<'r> {
-    pub(super) header: FrameHeader,
+    pub(super) header: &'r FrameHeader,
     pub(super) payload: &'r [u8],
     pub(super) codec: &'r Arc<dyn Codec>,
     pub(super) connection_id: u64,
@@ -81,7 +81,7 @@ impl Request<'_> {
 pub struct Responder<'r> {
     producer: &'r mut Producer,
     ring: RingView<'r>,
-    request: FrameHeader,
+    request: &'r FrameHeader,
     /// Bytes of ring that this answer may still take.
     room: u64,
     /// Frames and bytes published, for the connection's statistics.
@@ -93,7 +93,7 @@ impl<'r> Responder<'r> {
     pub(super) fn new(
         producer: &'r mut Producer,
         ring: RingView<'r>,
-        request: FrameHeader,
+        request: &'r FrameHeader,
         room: u64,
     ) -> Self {
         Self { producer, ring, request, room, published: (0, 0), finished: false }

@@ -78,9 +78,15 @@ pub struct ConnectionStatistics {
     pub response_bytes: u64,
 }
 
-/// One connection: its memory and our private half of its two rings.
+/// One connection: its memory, and our private half of it.
 struct Connection<M> {
     memory: M,
+    ends: Ends,
+}
+
+/// Our ends of a connection's two rings, and what we know of the connection. They own no memory:
+/// each call is given the view of the connection's region.
+struct Ends {
     requests: Consumer,
     responses: Producer,
     connection_id: u64,
@@ -98,10 +104,9 @@ struct Connection<M> {
 impl<M: RegionMemory> Connection<M> {
     fn new(new: NewConnection<M>, configured: u32, now: Timestamp) -> Self {
         let checked = new.features.contains(Features::PAYLOAD_CHECK);
-        Self {
+        let ends = Ends {
             requests: Consumer::new(new.layout.request_home(), checked),
             responses: Producer::new(new.layout.response_home(), checked),
-            memory: new.memory,
             connection_id: new.connection_id,
             codec: new.codec,
             message_size_max: message_size_max(new.layout, configured),
@@ -109,7 +114,8 @@ impl<M: RegionMemory> Connection<M> {
             statistics: ConnectionStatistics::default(),
             last_active: now,
             workers_used: 0,
-        }
+        };
+        Self { memory: new.memory, ends }
     }
 }
 

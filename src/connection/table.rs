@@ -259,7 +259,9 @@ impl<M: RegionMemory> Table<M> {
     /// One pass: news from workers, then every hot connection once.
     pub fn turn(&mut self, now: Timestamp, clock: &dyn Clock) -> Turn {
         let mut busy = self.take_news(now);
-        self.tell_workers();
+        if !self.untold.is_empty() {
+            self.tell_workers();
+        }
         let mut at = 0;
         // Bounded: each step either moves on or makes the list shorter.
         while let Some(&slot) = self.hot.get(at) {
@@ -304,10 +306,10 @@ impl<M: RegionMemory> Table<M> {
             let entry = &self.slots[slot as usize];
             let State::Serving(connection) = &entry.state else { continue };
             // A client that waits for us is not idle; one that does not read its answers is.
-            if connection.in_flight.count() > 0 && !entry.blocked {
+            if connection.ends.in_flight.count() > 0 && !entry.blocked {
                 continue;
             }
-            let due = Timestamp(connection.last_active.0.saturating_add(timeout));
+            let due = Timestamp(connection.ends.last_active.0.saturating_add(timeout));
             if due <= now {
                 self.close(slot, Ending::Idle);
             } else {
@@ -321,7 +323,7 @@ impl<M: RegionMemory> Table<M> {
     #[must_use]
     pub fn statistics(&self, slot: u32) -> Option<ConnectionStatistics> {
         match &self.slots[slot as usize].state {
-            State::Serving(connection) => Some(connection.statistics),
+            State::Serving(connection) => Some(connection.ends.statistics),
             State::Closing(closing) => Some(closing.statistics),
             State::Free => None,
         }
@@ -405,10 +407,12 @@ impl<M: RegionMemory> Table<M> {
             clock,
             draining: self.draining,
         };
-        let replies = connection.forward_replies(slot, &mut shared, now);
+        let Connection { memory, ends } = connection;
+        let view = memory.view();
+        let replies = ends.forward_replies(view, slot, &mut shared, now);
         let requests = match replies {
             Visit::End(_) => replies,
-            _ => connection.visit(slot, &mut shared, now),
+            _ => ends.visit(view, slot, &mut shared, now),
         };
         if let Visit::End(ending) = requests {
             self.close(slot, ending);
@@ -420,7 +424,7 @@ impl<M: RegionMemory> Table<M> {
         if busy {
             entry.quiet_since = now;
             entry.quiet_visits = 0;
-            if connection.memory.view().client_parked().take() {
+            if view.client_parked().take() {
                 self.outputs.push(Output::Ring { slot });
                 self.metrics().activity.doorbells_sent_total.increment();
             } else {
@@ -428,7 +432,7 @@ impl<M: RegionMemory> Table<M> {
             }
             return Visited::Busy;
         }
-        if entry.blocked && connection.memory.view().client_parked().take() {
+        if entry.blocked && view.client_parked().take() {
             // There may be new padding in its ring, which only a client that looks can free.
             self.outputs.push(Output::Ring { slot });
             self.metrics().activity.doorbells_sent_total.increment();
@@ -440,7 +444,7 @@ impl<M: RegionMemory> Table<M> {
     fn visit_quiet(&mut self, slot: u32, requests: Visit, now: Timestamp) -> Visited {
         let entry = &mut self.slots[slot as usize];
         let State::Serving(connection) = &mut entry.state else { return Visited::Cooled };
-        if self.draining && connection.in_flight.count() == 0 && requests == Visit::Quiet {
+        if self.draining && connection.ends.in_flight.count() == 0 && requests == Visit::Quiet {
             self.close(slot, Ending::Shutdown);
             return Visited::Busy;
         }
@@ -466,9 +470,9 @@ impl<M: RegionMemory> Table<M> {
         // The last look: whoever published or freed something before it could see the flag does not
         // ring. A blocked connection waits for space only, whatever its request ring holds.
         let found = if entry.blocked {
-            !connection.responses.is_unmoved(view.response_ring())
+            !connection.ends.responses.is_unmoved(view.response_ring())
         } else {
-            !connection.requests.is_empty(view.request_ring())
+            !connection.ends.requests.is_empty(view.request_ring())
         };
         if found {
             view.daemon_parked().disarm();
@@ -509,15 +513,15 @@ impl<M: RegionMemory> Table<M> {
         let State::Serving(connection) = &mut entry.state else { return };
         // Who leaves no longer wants what is in flight.
         let metrics = self.options.metrics.shard(self.options.shard_index);
-        self.in_flight.clear(&mut connection.in_flight, |request| {
+        self.in_flight.clear(&mut connection.ends.in_flight, |request| {
             metrics.failed(request.kind, Status::Cancelled);
         });
         let closing = Closing {
-            untold: connection.workers_used,
-            unacknowledged: connection.workers_used,
+            untold: connection.ends.workers_used,
+            unacknowledged: connection.ends.workers_used,
             shell_done: false,
-            connection_id: connection.connection_id,
-            statistics: connection.statistics,
+            connection_id: connection.ends.connection_id,
+            statistics: connection.ends.statistics,
         };
         // Drops the connection and with it the mapping.
         entry.state = State::Closing(closing);
@@ -566,7 +570,7 @@ impl<M: RegionMemory> Slot<M> {
     #[inline]
     fn touch(&self) {
         if let State::Serving(connection) = &self.state {
-            let _ = connection.requests.is_empty(connection.memory.view().request_ring());
+            let _ = connection.ends.requests.is_empty(connection.memory.view().request_ring());
         }
     }
 

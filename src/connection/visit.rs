@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::handler::{Handler, Request, Responder};
 use super::in_flight::{InFlight, InFlightTable};
 use super::routes::{Route, Routes};
-use super::{Clock, Connection, Ending, Timestamp};
+use super::{Clock, Ending, Ends, Timestamp};
 use crate::error::IpcError;
 use crate::limits::{
     BYTES_PER_VISIT, DETAIL_SIZE_MAX, FRAMES_PER_VISIT, IN_FLIGHT_PER_CONNECTION,
@@ -16,8 +16,8 @@ use crate::link::{Forwarded, Job, JobKind, ShardEnd};
 use crate::metrics::{ErrorStatus, MessageKind, ShardMetrics};
 use crate::pool::BufferPool;
 use crate::protocol::Codec;
-use crate::region::RegionMemory;
-use crate::ring::PublishError;
+use crate::region::RegionView;
+use crate::ring::{PublishError, RingView};
 use crate::wire::{Fault, FrameHeader, MessageType, Status, span};
 
 /// One in this many synchronous requests is timed: reading the clock twice costs as much as serving
@@ -53,6 +53,13 @@ pub(super) struct Shared<'s> {
     pub(super) draining: bool,
 }
 
+/// A connection's two rings.
+#[derive(Clone, Copy)]
+struct Rings<'m> {
+    requests: RingView<'m>,
+    responses: RingView<'m>,
+}
+
 /// What became of one frame.
 enum Taken {
     /// It was answered or sent on, and is to be released.
@@ -77,26 +84,32 @@ impl From<Fault> for Ending {
     }
 }
 
-impl<M: RegionMemory> Connection<M> {
+impl Ends {
     /// Takes frames up to the budget. `slot` is the connection's place in the table.
-    pub(super) fn visit(&mut self, slot: u32, shared: &mut Shared<'_>, now: Timestamp) -> Visit {
+    #[inline]
+    pub(super) fn visit(
+        &mut self,
+        view: RegionView<'_>,
+        slot: u32,
+        shared: &mut Shared<'_>,
+        now: Timestamp,
+    ) -> Visit {
+        let rings = Rings { requests: view.request_ring(), responses: view.response_ring() };
         let mut bytes = 0;
         for taken in 0..FRAMES_PER_VISIT {
-            let view = self.memory.view();
-            let header = match self.requests.poll(view.request_ring()) {
+            let header = match self.requests.poll(rings.requests) {
                 Ok(Some(header)) => header,
                 Ok(None) if taken == 0 => return Visit::Quiet,
                 Ok(None) => break,
                 Err(fault) => return Visit::End(fault.into()),
             };
-            match self.take(slot, &header, shared, now) {
+            match self.take(rings, slot, &header, shared, now) {
                 Ok(Taken::Done) => {}
                 Ok(Taken::Blocked(blocked)) if taken == 0 => return blocked,
                 Ok(Taken::Blocked(_)) => break,
                 Err(ending) => return Visit::End(ending),
             }
-            let ring = self.memory.view().request_ring();
-            self.requests.release(ring, &header);
+            self.requests.release(rings.requests, &header);
             self.statistics.requests += 1;
             self.statistics.request_bytes += u64::from(header.payload_size);
             bytes += u64::from(header.payload_size);
@@ -111,6 +124,7 @@ impl<M: RegionMemory> Connection<M> {
     /// Moves replies of workers into the response ring, up to the budget.
     pub(super) fn forward_replies(
         &mut self,
+        view: RegionView<'_>,
         slot: u32,
         shared: &mut Shared<'_>,
         now: Timestamp,
@@ -120,7 +134,7 @@ impl<M: RegionMemory> Connection<M> {
             if self.workers_used & (1 << worker) == 0 {
                 continue;
             }
-            match self.forward_from(worker, slot, shared, now) {
+            match self.forward_from(view.response_ring(), worker, slot, shared, now) {
                 Visit::Quiet => {}
                 end @ Visit::End(_) => return end,
                 // Blocked says more than busy: the ring is full whatever came before.
@@ -136,12 +150,12 @@ impl<M: RegionMemory> Connection<M> {
 
     fn forward_from(
         &mut self,
+        ring: RingView<'_>,
         worker: usize,
         slot: u32,
         shared: &mut Shared<'_>,
         now: Timestamp,
     ) -> Visit {
-        let ring = self.memory.view().response_ring();
         for forwarded in 0..FRAMES_PER_VISIT {
             let link = &mut shared.links[worker];
             let reply = link.forward(slot as usize, &mut self.responses, ring, shared.scratch);
@@ -168,8 +182,10 @@ impl<M: RegionMemory> Connection<M> {
         Visit::Busy
     }
 
+    #[inline]
     fn take(
         &mut self,
+        rings: Rings<'_>,
         slot: u32,
         header: &FrameHeader,
         shared: &mut Shared<'_>,
@@ -183,6 +199,7 @@ impl<M: RegionMemory> Connection<M> {
         }
         if header.payload_size > self.message_size_max {
             let _ = self.answer(
+                rings.responses,
                 header,
                 Status::MessageTooLarge,
                 b"larger than the connection allows",
@@ -198,25 +215,30 @@ impl<M: RegionMemory> Connection<M> {
         match routes.find(message_type) {
             Some(Route::Cancel) => Ok(self.cancel(slot, header, shared)),
             _ if shared.draining => {
-                self.answer(header, Status::ShuttingDown, b"the daemon is shutting down", shared)
+                let detail = b"the daemon is shutting down";
+                self.answer(rings.responses, header, Status::ShuttingDown, detail, shared)
             }
-            Some(Route::Synchronous(handler)) => self.run(&**handler, header, shared),
-            Some(Route::Worker(worker)) => self.send_job(slot, *worker, header, shared, now),
-            None => self.answer(header, Status::UnknownMessageType, b"no handler", shared),
+            Some(Route::Synchronous(handler)) => self.run(rings, &**handler, header, shared),
+            Some(Route::Worker(worker)) => self.send_job(rings, slot, *worker, header, shared, now),
+            None => {
+                let status = Status::UnknownMessageType;
+                self.answer(rings.responses, header, status, b"no handler", shared)
+            }
         }
     }
 
     /// Runs a synchronous handler and publishes what it answers.
+    #[inline]
     fn run(
         &mut self,
+        rings: Rings<'_>,
         handler: &dyn Handler,
         header: &FrameHeader,
         shared: &mut Shared<'_>,
     ) -> Result<Taken, Ending> {
         let size = header.payload_size as usize;
         let room = span(header.payload_size).max(span(SYNC_REPLY_SIZE_MIN));
-        let ring = self.memory.view().response_ring();
-        if !self.responses.has_room(ring, room)? {
+        if !self.responses.has_room(rings.responses, room)? {
             return Ok(Taken::Blocked(Visit::BlockedOnClient));
         }
         let mut lease;
@@ -229,20 +251,19 @@ impl<M: RegionMemory> Connection<M> {
             }
             &mut lease[..]
         };
-        let requests = self.memory.view().request_ring();
-        self.requests.copy_payload(requests, header, payload)?;
+        self.requests.copy_payload(rings.requests, header, payload)?;
 
         let kind = MessageKind::from(header.message_type());
         let sampled = self.statistics.requests.is_multiple_of(LATENCY_SAMPLE_INTERVAL);
         let started = sampled.then(|| shared.clock.now());
 
         let request = Request {
-            header: *header,
+            header,
             payload,
             codec: &shared.codecs[usize::from(self.codec)],
             connection_id: self.connection_id,
         };
-        let mut responder = Responder::new(&mut self.responses, ring, *header, room);
+        let mut responder = Responder::new(&mut self.responses, rings.responses, header, room);
         // The responder is only positions and numbers, valid at every point of a handler.
         let outcome = catch_unwind(AssertUnwindSafe(|| handler.handle(&request, &mut responder)));
         match outcome {
@@ -278,6 +299,7 @@ impl<M: RegionMemory> Connection<M> {
     /// Hands a request to a worker executor.
     fn send_job(
         &mut self,
+        rings: Rings<'_>,
         slot: u32,
         worker: usize,
         header: &FrameHeader,
@@ -288,7 +310,8 @@ impl<M: RegionMemory> Connection<M> {
             return Err(Fault::RequestIdInUse { request_id: header.request_id }.into());
         }
         if self.in_flight.count() >= IN_FLIGHT_PER_CONNECTION {
-            return self.answer(header, Status::Busy, b"too many requests in flight", shared);
+            let detail = b"too many requests in flight";
+            return self.answer(rings.responses, header, Status::Busy, detail, shared);
         }
         let blocked = Ok(Taken::Blocked(Visit::BlockedOnWorker));
         if !shared.in_flight.has_room() || !shared.links[worker].has_room() {
@@ -299,8 +322,7 @@ impl<M: RegionMemory> Connection<M> {
             size => match shared.pool.lease(size) {
                 None => return blocked,
                 Some(mut lease) => {
-                    let ring = self.memory.view().request_ring();
-                    self.requests.copy_payload(ring, header, &mut lease)?;
+                    self.requests.copy_payload(rings.requests, header, &mut lease)?;
                     Some(lease)
                 }
             },
@@ -339,12 +361,12 @@ impl<M: RegionMemory> Connection<M> {
     /// Answers with a status and a text of our own.
     fn answer(
         &mut self,
+        ring: RingView<'_>,
         header: &FrameHeader,
         status: Status,
         detail: &'static [u8],
         shared: &mut Shared<'_>,
     ) -> Result<Taken, Ending> {
-        let ring = self.memory.view().response_ring();
         if !self.responses.has_room(ring, span(DETAIL_SIZE_MAX))? {
             return Ok(Taken::Blocked(Visit::BlockedOnClient));
         }
