@@ -78,11 +78,15 @@ struct Harness {
 /// The first byte chooses the ring, the rest is the script.
 pub fn ring(bytes: &[u8]) {
     let Some((choice, script)) = bytes.split_first() else { return };
-    let large = Home { offset: (1 << 14) - HOME_SIZE, size: HOME_SIZE, phase: HOME_SIZE };
+    let large =
+        Home { offset: (1 << 14) - HOME_SIZE, size: HOME_SIZE, phase: HOME_SIZE, early: true };
     let (capacity, home) = match choice & 3 {
         0 => (256, Home::NONE),
         1 => (1 << 14, large),
-        2 => (1 << 14, Home { offset: 0, size: HOME_SIZE, phase: PAGE_SIZE - HOME_SIZE }),
+        2 => (
+            1 << 14,
+            Home { offset: 0, size: HOME_SIZE, phase: PAGE_SIZE - HOME_SIZE, early: true },
+        ),
         _ => (1024, Home::NONE),
     };
     let mut harness = Harness::new(capacity, home, choice & 4 != 0);

@@ -282,7 +282,8 @@ impl Sender {
         // Note: cannot truncate: a request ring holds less than 4 GiB.
         let span = span(u32::try_from(size).unwrap_or(u32::MAX));
         let end = self.producer.tail();
-        self.leftovers.large = Some(LargeRequest { start: Position(end.0 - span), end });
+        self.leftovers.large =
+            Some(LargeRequest { start: Position(end.0.wrapping_sub(span)), end });
         self.has_leftovers = true;
     }
 
@@ -292,17 +293,17 @@ impl Sender {
             return Ok(());
         };
         let ring = link.view().request_ring();
+        let tail = self.producer.tail();
         let drained = self.producer.is_drained(ring)?;
-        if !drained && self.producer.head_seen() < large.end {
+        if !drained && tail.since(self.producer.head_seen()) > tail.since(large.end) {
             return Ok(());
         }
         self.leftovers.large = None;
         // Once we have come round to its place, that place holds younger frames.
-        let written = self.producer.tail().0 + WRITTEN_AHEAD + FRAME_ALIGNMENT;
-        if written <= large.start.0 + ring.capacity() {
+        if tail.plus(WRITTEN_AHEAD + FRAME_ALIGNMENT).since(large.start) <= ring.capacity() {
             let layout = link.region.layout();
             let start = layout.request_offset() + (large.start.0 & (ring.capacity() - 1));
-            give_back(&link.region, start, start + (large.end.0 - large.start.0));
+            give_back(&link.region, start, start + large.end.since(large.start));
         }
         Ok(())
     }

@@ -32,7 +32,7 @@ use crate::wake::{ShardWaker, WorkerWaker};
 
 const LINE: usize = (LINE_SIZE / WORD_SIZE) as usize;
 /// Reply rings keep to their first page while they are quiet.
-const REPLY_HOME: Home = Home { offset: 0, size: PAGE_SIZE, phase: 0 };
+const REPLY_HOME: Home = Home { offset: 0, size: PAGE_SIZE, phase: 0, early: false };
 
 /// What both ends see.
 struct Shared {

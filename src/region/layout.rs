@@ -68,13 +68,16 @@ impl RegionLayout {
     /// Home of the request ring: its end.
     #[must_use]
     pub const fn request_home(&self) -> Home {
-        Home { offset: self.request_capacity - HOME_SIZE, size: HOME_SIZE, phase: HOME_SIZE }
+        let offset = self.request_capacity - HOME_SIZE;
+        Home { offset, size: HOME_SIZE, phase: HOME_SIZE, early: true }
     }
 
     /// Home of the response ring: its start.
     #[must_use]
     pub const fn response_home(&self) -> Home {
-        Home { offset: 0, size: HOME_SIZE, phase: HOME_SIZE + REGION_HEADER_SIZE }
+        // A client may not look before it wants its next answer, which may need more room.
+        let phase = HOME_SIZE + REGION_HEADER_SIZE;
+        Home { offset: 0, size: HOME_SIZE, phase, early: false }
     }
 
     /// File offset of the request ring.

@@ -13,7 +13,7 @@ const HEADER_WORDS: usize = (FRAME_HEADER_SIZE / WORD_SIZE) as usize;
 #[derive(Debug)]
 pub struct Consumer {
     /// Where the next header will appear. Ours alone; the ring holds a copy for the producer.
-    head: Position,
+    pub(super) head: Position,
     /// Verify [`FrameHeader::check_payload`].
     payload_checked: bool,
 }
@@ -127,7 +127,7 @@ impl Consumer {
 
     #[inline]
     fn advance(&mut self, ring: RingView<'_>, span: u64) {
-        self.head = Position(self.head.0 + span);
+        self.head = self.head.plus(span);
         // Frees the space; pairs with `Producer::look_at_head`.
         ring.head.store(self.head.0, Release);
     }

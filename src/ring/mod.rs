@@ -26,7 +26,8 @@
 //!
 //! A quiet connection should touch one page. Each ring has a *home*, a stretch that lies on the page
 //! of the shared header. A producer that comes to the end of a page and finds the ring empty goes
-//! back home with a padding frame, as long as the next frame fits there. A busy ring walks on.
+//! back home with a padding frame, as long as the next frame fits there; where the consumer looks on
+//! by itself, already when only the frame just published is left. A busy ring walks on.
 //!
 //! # What is trusted
 //!
@@ -105,11 +106,14 @@ pub struct Home {
     pub size: u64,
     /// Bytes from the start of a page to the ring's start.
     pub phase: u64,
+    /// Whether the producer goes home as soon as it can, and not only when it must: where the
+    /// consumer looks on by itself and so frees the space that the padding takes.
+    pub early: bool,
 }
 
 impl Home {
     /// No home: the ring is used evenly, from its start.
-    pub const NONE: Self = Self { offset: 0, size: 0, phase: 0 };
+    pub const NONE: Self = Self { offset: 0, size: 0, phase: 0, early: false };
 
     /// Position of the first frame.
     #[must_use]

@@ -43,12 +43,12 @@ enum Course {
 #[derive(Debug)]
 pub struct Producer {
     /// Where the next header goes; always holds a zero word in the ring.
-    tail: Position,
+    pub(super) tail: Position,
     /// The consumer's head when we last looked, found to be valid.
-    head: Position,
+    pub(super) head: Position,
     /// Up to here frames can be written without looking at anything: the end of the page or of the
-    /// space known to be free, whichever comes first.
-    clear_until: u64,
+    /// space known to be free, whichever comes first. Never before the tail.
+    pub(super) clear_until: Position,
     home: Home,
     /// Fill in and let the peer verify [`payload_check`].
     payload_checked: bool,
@@ -59,7 +59,7 @@ impl Producer {
     #[must_use]
     pub const fn new(home: Home, payload_checked: bool) -> Self {
         let start = home.start();
-        Self { tail: start, head: start, clear_until: 0, home, payload_checked }
+        Self { tail: start, head: start, clear_until: start, home, payload_checked }
     }
 
     /// Where the next frame will stand; everything before it is published.
@@ -119,12 +119,15 @@ impl Producer {
             capacity: ring.capacity(),
         })?;
         let span = span(size);
-        if self.tail.0 + span + FRAME_ALIGNMENT > self.clear_until {
+        if !self.is_clear(span) {
             self.make_room(ring, span, course)?;
         }
         header.payload_size = size;
         header.payload_check = if self.payload_checked { payload_check(payload) } else { 0 };
         self.store(ring, &header, payload, span);
+        if !self.is_clear(span) && self.home.early && course == Course::HomeWhenEmpty {
+            self.go_home_early(ring, span);
+        }
         Ok(())
     }
 
@@ -147,13 +150,14 @@ impl Producer {
         }
         let to_end = capacity - ring.offset(self.tail);
         if span > to_end {
-            if self.tail.0 + to_end + FRAME_ALIGNMENT > self.head.0 + capacity {
+            if to_end + FRAME_ALIGNMENT > self.free_size(ring) {
                 return Err(PublishError::Full);
             }
             self.store_padding(ring, to_end);
         }
-        self.clear_until = self.clear_end(ring);
-        if self.tail.0 + span + FRAME_ALIGNMENT > self.head.0 + capacity {
+        // Space is clear to the end of the page on which this frame ends.
+        self.clear_until = self.clear_end(ring, span);
+        if span + FRAME_ALIGNMENT > self.free_size(ring) {
             return Err(PublishError::Full);
         }
         Ok(())
@@ -169,11 +173,11 @@ impl Producer {
     pub fn has_room(&mut self, ring: RingView<'_>, span: u64) -> Result<bool, Fault> {
         // Twice: in the worst case as much again is lost to padding before the ring's end.
         let wanted = 2 * span + 2 * FRAME_ALIGNMENT;
-        if self.tail.0 + wanted <= self.head.0 + ring.capacity() {
+        if wanted <= self.free_size(ring) {
             return Ok(true);
         }
         self.look_at_head(ring)?;
-        if self.tail.0 + wanted <= self.head.0 + ring.capacity() {
+        if wanted <= self.free_size(ring) {
             return Ok(true);
         }
         // A frame of more than half the ring only fits in one place.
@@ -204,7 +208,9 @@ impl Producer {
     fn look_at_head(&mut self, ring: RingView<'_>) -> Result<(), Fault> {
         // Pairs with the store in `Consumer::release`: what it freed is no longer read.
         let head = Position(ring.head.load(Acquire));
-        if head < self.head || head > self.tail || !head.0.is_multiple_of(FRAME_ALIGNMENT) {
+        if head.since(self.head) > self.tail.since(self.head)
+            || !head.0.is_multiple_of(FRAME_ALIGNMENT)
+        {
             return Err(Fault::HeadOverrun {
                 head: head.0,
                 oldest: self.head.0,
@@ -215,30 +221,75 @@ impl Producer {
         Ok(())
     }
 
-    /// The ring is empty: when the page ends before the frame does, starts again at home.
+    /// The ring is empty: when the page ends before the next frame of `span` bytes does, starts again
+    /// at home.
     fn go_home(&mut self, ring: RingView<'_>, span: u64) {
         let needed = span + FRAME_ALIGNMENT;
-        if needed > self.home.size || self.tail.0 + needed <= self.clear_end(ring) {
+        if needed > self.home.size || needed <= self.clear_end(ring, 0).since(self.tail) {
             return;
         }
-        let distance = self.home.offset.wrapping_sub(self.tail.0) & (ring.capacity() - 1);
+        let distance = self.distance_home(ring);
         // What lies behind us is not free before the consumer has passed the padding.
-        if distance != 0 && distance + needed <= ring.capacity() {
+        if distance != 0 && distance + needed <= self.free_size(ring) {
             self.store_padding(ring, distance);
         }
     }
 
-    /// End of the page that holds the tail, of the ring, or of the free space.
-    fn clear_end(&self, ring: RingView<'_>) -> u64 {
+    /// A frame of `span` bytes has been published, and another like it would have to go home first.
+    /// Looking at the head and publishing the padding costs two lines that travel; so they do while
+    /// the caller waits for its answer. The 99th percentile of 64-byte round trips: 441 ns without
+    /// it, 371 ns with it, on requests alone.
+    #[inline(never)]
+    fn go_home_early(&mut self, ring: RingView<'_>, span: u64) {
+        let needed = span + FRAME_ALIGNMENT;
+        // Not where home is where the frame just published stands: it is still to be read.
+        if needed > self.home.size || self.distance_home(ring) + needed + span > ring.capacity() {
+            return;
+        }
+        // What is wrong with the head will be told to whoever needs the space.
+        if self.look_at_head(ring).is_err() {
+            return;
+        }
+        if self.tail.since(self.head) <= span {
+            self.go_home(ring, span);
+            self.clear_until = self.clear_end(ring, 0);
+        } else {
+            // With more under way than that frame, the ring is busy and walks on.
+            self.clear_until = self.clear_end(ring, span);
+        }
+    }
+
+    /// Bytes from the tail to the next place where home begins.
+    fn distance_home(&self, ring: RingView<'_>) -> u64 {
+        self.home.offset.wrapping_sub(self.tail.0) & (ring.capacity() - 1)
+    }
+
+    /// True when `span` bytes and the zero behind them can be written without a look at anything.
+    #[inline]
+    fn is_clear(&self, span: u64) -> bool {
+        span + FRAME_ALIGNMENT <= self.clear_until.since(self.tail)
+    }
+
+    /// Bytes between the tail and what the consumer, as last seen, may still read.
+    #[inline]
+    fn free_size(&self, ring: RingView<'_>) -> u64 {
+        // Note: cannot underflow: `look_at_head` takes no head that is further away.
+        ring.capacity() - self.tail.since(self.head)
+    }
+
+    /// End of the page that holds the byte `ahead` of the tail, of the ring, or of the free space.
+    fn clear_end(&self, ring: RingView<'_>, ahead: u64) -> Position {
         let offset = ring.offset(self.tail);
-        let page_left = PAGE_SIZE - (offset + self.home.phase) % PAGE_SIZE;
+        let page_left = PAGE_SIZE - (offset + ahead + self.home.phase) % PAGE_SIZE;
         let ring_left = ring.capacity() - offset;
-        (self.tail.0 + page_left.min(ring_left)).min(self.head.0 + ring.capacity())
+        self.tail.plus((ahead + page_left).min(ring_left).min(self.free_size(ring)))
     }
 
     /// Publishes a padding frame over `span` bytes, which may wrap: it has no payload.
     #[inline(never)]
     fn store_padding(&mut self, ring: RingView<'_>, span: u64) {
+        // What is clear behind it, the caller finds out.
+        self.clear_until = self.tail.plus(span);
         self.store(ring, &FrameHeader::padding(span), &[], span);
     }
 
@@ -246,7 +297,7 @@ impl Producer {
     /// that a frame with a payload ends inside the ring.
     #[inline(always)]
     fn store(&mut self, ring: RingView<'_>, header: &FrameHeader, payload: &[u8], span: u64) {
-        let next = Position(self.tail.0 + span);
+        let next = self.tail.plus(span);
         if sound("zero behind a frame") {
             ring.words[ring.index(next)].store(0, Relaxed);
         }
@@ -271,7 +322,7 @@ impl Producer {
     /// it, 271 ns without, 120 ns being the bare cache-line limit of the same run.
     #[inline]
     fn claim_ahead(&self, ring: RingView<'_>) {
-        if self.tail.0 + 3 * FRAME_ALIGNMENT <= self.clear_until {
+        if self.is_clear(2 * FRAME_ALIGNMENT) {
             let line = (FRAME_ALIGNMENT / WORD_SIZE) as usize;
             let next = ring.index(self.tail);
             ring.words[next + line].store(0, Relaxed);

@@ -97,13 +97,31 @@ fn same_history_as_a_queue(capacity: u64, home: Home, seed: u64, checked: bool) 
 
 #[test]
 fn any_sequence_has_the_history_of_a_queue() {
-    let at_end = Home { offset: (1 << 14) - HOME_SIZE, size: HOME_SIZE, phase: HOME_SIZE };
-    let at_start = Home { offset: 0, size: HOME_SIZE, phase: PAGE_SIZE - HOME_SIZE };
+    let at_end =
+        Home { offset: (1 << 14) - HOME_SIZE, size: HOME_SIZE, phase: HOME_SIZE, early: true };
+    let at_start = Home { offset: 0, size: HOME_SIZE, phase: PAGE_SIZE - HOME_SIZE, early: true };
     for seed in 1..=40 {
         same_history_as_a_queue(256, Home::NONE, seed, seed % 2 == 0);
         same_history_as_a_queue(1 << 14, at_end, seed, seed % 2 == 0);
         same_history_as_a_queue(1 << 14, at_start, seed, seed % 2 == 0);
     }
+}
+
+#[test]
+fn positions_come_round_without_anyone_noticing() {
+    let memory = Memory::new(1 << 14, Home::NONE);
+    let ring = memory.view();
+    let (mut producer, mut consumer) =
+        (Producer::new(Home::NONE, true), Consumer::new(Home::NONE, true));
+    let late = Position(u64::MAX - 4095);
+    (producer.tail, producer.head, producer.clear_until) = (late, late, late);
+    consumer.head = late;
+    memory.head.store(late.0, Relaxed);
+    for id in 0..200 {
+        producer.publish(ring, request(id), &[id as u8; 300]).unwrap();
+        assert_eq!(take(&mut consumer, ring), Ok(Some((id, vec![id as u8; 300]))));
+    }
+    assert!(producer.tail().0 < late.0);
 }
 
 #[test]
@@ -168,8 +186,8 @@ fn room_that_was_promised_is_there() {
 #[test]
 fn a_quiet_ring_stays_on_one_page() {
     for home in [
-        Home { offset: (1 << 16) - HOME_SIZE, size: HOME_SIZE, phase: HOME_SIZE },
-        Home { offset: 0, size: HOME_SIZE, phase: PAGE_SIZE - HOME_SIZE },
+        Home { offset: (1 << 16) - HOME_SIZE, size: HOME_SIZE, phase: HOME_SIZE, early: true },
+        Home { offset: 0, size: HOME_SIZE, phase: PAGE_SIZE - HOME_SIZE, early: true },
     ] {
         let memory = Memory::new(1 << 16, home);
         let ring = memory.view();

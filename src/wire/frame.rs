@@ -15,10 +15,28 @@ use crate::limits::{FRAME_ALIGNMENT, FRAME_HEADER_SIZE};
 /// Byte 7 of every header; keeps its first word from ever being zero.
 pub const FRAME_MARK: u8 = 0xA5;
 
-/// A free-running place in a ring, in bytes since the connection began. Never wraps: 2⁶⁴ bytes at
-/// 100 GB/s are five years.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+/// A free-running place in a ring, in bytes since the connection began, modulo 2⁶⁴.
+///
+/// It does come round: padding counts, and a peer may send little else. So positions have no order,
+/// only a distance.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Position(pub u64);
+
+impl Position {
+    /// The place `bytes` further on.
+    #[inline]
+    #[must_use]
+    pub const fn plus(self, bytes: u64) -> Self {
+        Self(self.0.wrapping_add(bytes))
+    }
+
+    /// Bytes from `earlier` to here.
+    #[inline]
+    #[must_use]
+    pub const fn since(self, earlier: Self) -> u64 {
+        self.0.wrapping_sub(earlier.0)
+    }
+}
 
 bitflags! {
     /// Bits of [`FrameHeader::flags`].
