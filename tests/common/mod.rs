@@ -143,19 +143,25 @@ pub(crate) struct RawPeer {
 impl RawPeer {
     /// Shakes hands like an honest client.
     pub(crate) fn connect(socket: &Path) -> Self {
+        Self::try_connect(socket, Features::empty()).expect("the daemon takes an honest client")
+    }
+
+    /// [`RawPeer::connect`] with wishes; `None` when the daemon refuses.
+    pub(crate) fn try_connect(socket: &Path, features: Features) -> Option<Self> {
         let layout = RegionLayout::new(1 << 16, 1 << 16);
         let (region, file) = Region::create(layout).unwrap();
-        let doorbells = [Doorbell::new().unwrap(), Doorbell::new().unwrap()];
+        let [request_doorbell, response_doorbell] =
+            [Doorbell::new().unwrap(), Doorbell::new().unwrap()];
         let socket = UnixStream::connect(socket).unwrap();
-        let hello = Hello::new(1 << 16, 1 << 16, 1, Features::empty());
-        let gifts = [file.as_fd(), doorbells[0].as_fd(), doorbells[1].as_fd()];
+        let hello = Hello::new(1 << 16, 1 << 16, 1, features);
+        let gifts = [file.as_fd(), request_doorbell.as_fd(), response_doorbell.as_fd()];
         send_with_descriptors(&socket, hello.as_bytes(), &gifts);
         let mut bytes = [0; WELCOME_SIZE];
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         (&socket).read_exact(&mut bytes).unwrap();
         let welcome = Welcome::decode(&bytes).unwrap();
-        let [request_doorbell, response_doorbell] = doorbells;
-        Self { socket, region, request_doorbell, response_doorbell, welcome }
+        let peer = Self { socket, region, request_doorbell, response_doorbell, welcome };
+        (welcome.status == 0).then_some(peer)
     }
 
     /// What the daemon says before it closes.
