@@ -12,9 +12,10 @@ use std::time::{Duration, Instant};
 
 use annulus::client::{Client, ConnectOptions};
 use annulus::config::{Config, Sources};
+use annulus::limits::IN_FLIGHT_PER_CONNECTION;
 use annulus::paths::Places;
 use annulus::protocol::{
-    AIRequest, Codec, CodecError, CodecId, Completion, JsonCodec, StreamEvent,
+    AIRequest, Codec, CodecError, CodecId, Completion, JsonCodec, Message, MessageRole, StreamEvent,
 };
 use annulus::wire::{WELCOME_SIZE, Welcome};
 use annulus::{
@@ -84,6 +85,49 @@ fn a_metrics_file_that_cannot_be_written_does_not_stop_anything() {
     server.shutdown_handle().shutdown();
     server.join().unwrap();
     assert!(!file.exists());
+}
+
+#[test]
+fn a_completion_is_its_stream_put_together() {
+    let directory = tempfile::tempdir().unwrap();
+    let builder = IpcServer::builder().config(config(directory.path(), ""));
+    let server = builder.register_provider_handlers().start().unwrap();
+    let client = Client::connect(&options(&server)).unwrap();
+    let request =
+        AIRequest::new("loopback", vec![Message::new(MessageRole::User, "What is a ring?")]);
+    let whole = client.complete(&request).unwrap();
+    let (mut text, mut end) = (String::new(), None);
+    for event in client.stream_completion(&request).unwrap() {
+        match event.unwrap() {
+            StreamEvent::Text { text: piece } => text.push_str(&piece),
+            StreamEvent::End { finish_reason, usage, model } => {
+                end = Some((finish_reason, usage, model));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(text, whole.content);
+    assert_eq!(end, Some((whole.finish_reason, whole.usage, whole.model)));
+    assert_eq!((whole.reasoning, whole.tool_calls), (None, None));
+}
+
+#[test]
+fn a_shared_client_knows_what_was_granted_and_notices_the_servers_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let settings = "ipc.max_message_size = 8192";
+    let server = IpcServer::builder().config(config(directory.path(), settings)).start().unwrap();
+    let (first, second) =
+        (Client::connect(&options(&server)).unwrap(), Client::connect(&options(&server)).unwrap());
+    assert_eq!(first.message_size_max(), 8192);
+    assert_eq!(first.in_flight_max(), IN_FLIGHT_PER_CONNECTION);
+    assert_eq!(first.daemon_instance(), second.daemon_instance());
+    assert_ne!(first.connection_id(), second.connection_id());
+    first.check_alive().unwrap();
+    server.shutdown_handle().shutdown();
+    server.join().unwrap();
+    first.check_alive().unwrap_err();
+    assert!(first.is_closed());
+    assert!(format!("{first:?}").contains("is_closed: true"));
 }
 
 /// JSON under an id of our own.
