@@ -27,6 +27,8 @@ impl Home {
         let mut command = Command::new(env!("CARGO_BIN_EXE_annulus"));
         command
             .env_clear()
+            // So that tools/coverage counts the program too.
+            .envs(std::env::var_os("LLVM_PROFILE_FILE").map(|file| ("LLVM_PROFILE_FILE", file)))
             .env("HOME", self.path())
             .env("XDG_RUNTIME_DIR", self.path())
             .stdin(Stdio::null())

@@ -78,6 +78,8 @@ fn annulus(home: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_annulus"));
     command
         .env_clear()
+        // So that tools/coverage counts the program too.
+        .envs(std::env::var_os("LLVM_PROFILE_FILE").map(|file| ("LLVM_PROFILE_FILE", file)))
         .env("HOME", home)
         .env("XDG_RUNTIME_DIR", home)
         .stdin(Stdio::null())

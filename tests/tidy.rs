@@ -200,6 +200,47 @@ fn nothing_unfinished_is_left_and_nothing_unwraps() {
         }
     }
     assert_none(&hits, "not in the source; `expect` with the reason, or an error");
+    let mut hits = Vec::new();
+    for source in sources() {
+        for needle in [".expect(\"\")", "unreachable!()", "panic!()", "assert!(false)"] {
+            hits.extend(source.hits(needle));
+        }
+    }
+    assert_none(&hits, "what cannot be is said in words");
+}
+
+/// Among them `missing_docs`: every public item is documented, or says why not.
+#[test]
+fn lints_are_on_and_nobody_opts_out_without_a_reason() {
+    let root = Path::new(ROOT);
+    let manifest = fs::read_to_string(root.join("Cargo.toml")).unwrap();
+    for lint in ["missing_docs", "unreachable_pub", "undocumented_unsafe_blocks"] {
+        assert!(manifest.contains(&format!("\n{lint} = \"warn\"\n")), "{lint} is on");
+    }
+    let steps = fs::read_to_string(root.join(".ci/run")).unwrap();
+    let lint = steps.split("\nlint() {").nth(1).unwrap().split("\n}").next().unwrap();
+    let commands: Vec<&str> = lint.lines().filter(|line| !line.trim().is_empty()).collect();
+    assert!(!commands.is_empty());
+    assert!(commands.iter().all(|line| line.ends_with("-- -D warnings")), "{commands:?}");
+
+    let mut silent = Vec::new();
+    for source in sources() {
+        for (index, line) in source.lines.iter().enumerate() {
+            let code = line.trim_start();
+            let opts_out = ["#[allow(", "#![allow(", "#[expect(", "#![expect("]
+                .iter()
+                .any(|attribute| code.starts_with(attribute));
+            // The list of files with `unsafe` is the reason for those.
+            if opts_out && !code.contains("(unsafe_code)]") {
+                let rest = &source.lines[index..];
+                let end = rest.iter().position(|line| line.contains(")]")).unwrap_or(0);
+                if !rest[..=end].iter().any(|line| line.contains("reason = \"")) {
+                    silent.push(format!("src/{}:{}: {code}", source.path, index + 1));
+                }
+            }
+        }
+    }
+    assert_none(&silent, "a lint is off for no reason");
 }
 
 #[test]
@@ -233,6 +274,22 @@ fn no_row_names_a_higher_one() {
     assert_none(&upward, "a lower row names a higher one");
 }
 
+/// Else a module could name another one past the rule above.
+#[test]
+fn nobody_reaches_the_crates_root_by_super() {
+    let mut hits = Vec::new();
+    for source in sources().iter().filter(|source| source.path != "lib.rs") {
+        let parts: Vec<&str> = source.path.split('/').collect();
+        // How many modules this file's items are in: `a.rs` and `a/mod.rs` one, `a/b.rs` two.
+        let depth = parts.len() - usize::from(parts.ends_with(&["mod.rs"]));
+        let to_root = "super::".repeat(depth);
+        // Items of an inline module are deeper, and indented.
+        let hit = |line: &&String| !line.starts_with(' ') && line.contains(&to_root);
+        hits.extend(source.lines.iter().filter(hit).map(|line| format!("{}: {line}", source.path)));
+    }
+    assert_none(&hits, "by `crate::` instead");
+}
+
 #[test]
 fn the_pure_modules_have_no_clock_and_no_system_calls() {
     let mut hits = Vec::new();
@@ -242,23 +299,38 @@ fn the_pure_modules_have_no_clock_and_no_system_calls() {
     assert_none(&hits, "what these modules need of the world is an argument");
 }
 
-/// Their names are held against docs/protocol.md by `tests/protocol_document.rs`.
+/// Their names are held against docs/protocol.md by `tests/protocol_document.rs`, and
+/// `tests/alloc_connections.rs` has a client for each that a client can cause.
 #[test]
 fn every_fault_is_made_to_happen_by_a_test() {
-    let root = Path::new(ROOT);
-    let declared = fs::read_to_string(root.join("src/wire/fault.rs")).unwrap();
-    let declared = declared.split("pub enum Fault {").nth(1).unwrap().split("\n}").next().unwrap();
+    let variants = variants("wire/fault.rs", "Fault");
+    assert_eq!(variants.len(), annulus::wire::Fault::NAMES.len(), "{variants:?}");
+    assert_none(&untested("Fault", variants), "no test names these faults");
+}
+
+#[test]
+fn every_error_is_made_to_happen_by_a_test() {
+    let variants = variants("error.rs", "IpcError");
+    assert!(variants.len() >= 17, "{variants:?}");
+    assert_none(&untested("IpcError", variants), "no test names these errors");
+}
+
+/// The variants of an enum of `src/file`.
+fn variants(file: &str, name: &str) -> Vec<String> {
+    let declared = fs::read_to_string(Path::new(ROOT).join("src").join(file)).unwrap();
+    let head = format!("pub enum {name} {{");
+    let declared = declared.split(&head).nth(1).unwrap().split("\n}").next().unwrap();
     let is_variant = |line: &&str| {
         let name = line.trim_start();
         line.len() - name.len() == 4 && name.starts_with(|c: char| c.is_ascii_uppercase())
     };
-    let variants: Vec<String> = declared
-        .lines()
-        .filter(is_variant)
-        .map(|line| line.trim().trim_end_matches([' ', '{', ',']).to_owned())
-        .collect();
-    assert_eq!(variants.len(), annulus::wire::Fault::NAMES.len(), "{variants:?}");
+    let name = |line: &str| line.trim().split(['(', '{', ',', ' ']).next().unwrap().to_owned();
+    declared.lines().filter(is_variant).map(name).collect()
+}
 
+/// Those of `variants` that no line of a test names.
+fn untested(name: &str, variants: Vec<String>) -> Vec<String> {
+    let root = Path::new(ROOT);
     let mut tests = String::new();
     for directory in ["src", "tests"] {
         for file in rust_files(&root.join(directory)) {
@@ -276,16 +348,13 @@ fn every_fault_is_made_to_happen_by_a_test() {
             }
         }
     }
-    let untested: Vec<String> = variants
-        .into_iter()
-        .filter(|variant| {
-            let named = format!("Fault::{variant}");
-            !tests.match_indices(&named).any(|(at, _)| {
-                !tests[at + named.len()..].starts_with(|c: char| c.is_alphanumeric())
-            })
-        })
-        .collect();
-    assert_none(&untested, "no test names these faults");
+    let is_untested = |variant: &String| {
+        let named = format!("{name}::{variant}");
+        !tests
+            .match_indices(&named)
+            .any(|(at, _)| !tests[at + named.len()..].starts_with(|c: char| c.is_alphanumeric()))
+    };
+    variants.into_iter().filter(is_untested).collect()
 }
 
 #[test]

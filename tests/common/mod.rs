@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use annulus::client::{ConnectOptions, Connection};
 use annulus::region::{Doorbell, Region, RegionLayout};
 use annulus::wire::{Features, Goodbye, Hello, WELCOME_SIZE, Welcome};
+use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use tempfile::TempDir;
 use zerocopy::IntoBytes as _;
@@ -114,6 +115,8 @@ impl Drop for Daemon {
 pub(crate) fn serve(socket: &Path, settings: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_annulus"));
     command.env_clear().env("HOME", socket.parent().unwrap());
+    // So that tools/coverage counts the daemon too.
+    command.envs(std::env::var_os("LLVM_PROFILE_FILE").map(|file| ("LLVM_PROFILE_FILE", file)));
     command.arg("serve").arg("--socket").arg(socket);
     for setting in settings {
         command.args(["--set", setting]);
@@ -143,19 +146,25 @@ pub(crate) struct RawPeer {
 impl RawPeer {
     /// Shakes hands like an honest client.
     pub(crate) fn connect(socket: &Path) -> Self {
+        Self::try_connect(socket, Features::empty()).expect("the daemon takes an honest client")
+    }
+
+    /// [`RawPeer::connect`] with wishes; `None` when the daemon refuses.
+    pub(crate) fn try_connect(socket: &Path, features: Features) -> Option<Self> {
         let layout = RegionLayout::new(1 << 16, 1 << 16);
         let (region, file) = Region::create(layout).unwrap();
-        let doorbells = [Doorbell::new().unwrap(), Doorbell::new().unwrap()];
+        let [request_doorbell, response_doorbell] =
+            [Doorbell::new().unwrap(), Doorbell::new().unwrap()];
         let socket = UnixStream::connect(socket).unwrap();
-        let hello = Hello::new(1 << 16, 1 << 16, 1, Features::empty());
-        let gifts = [file.as_fd(), doorbells[0].as_fd(), doorbells[1].as_fd()];
+        let hello = Hello::new(1 << 16, 1 << 16, 1, features);
+        let gifts = [file.as_fd(), request_doorbell.as_fd(), response_doorbell.as_fd()];
         send_with_descriptors(&socket, hello.as_bytes(), &gifts);
         let mut bytes = [0; WELCOME_SIZE];
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         (&socket).read_exact(&mut bytes).unwrap();
         let welcome = Welcome::decode(&bytes).unwrap();
-        let [request_doorbell, response_doorbell] = doorbells;
-        Self { socket, region, request_doorbell, response_doorbell, welcome }
+        let peer = Self { socket, region, request_doorbell, response_doorbell, welcome };
+        (welcome.status == 0).then_some(peer)
     }
 
     /// What the daemon says before it closes.
@@ -167,7 +176,8 @@ impl RawPeer {
     }
 }
 
-/// Sends `bytes` and passes descriptors with them.
+/// Sends `bytes` and passes descriptors with them. A daemon that has refused already does not take
+/// them; its Welcome is there to be read.
 pub(crate) fn send_with_descriptors(
     socket: &UnixStream,
     bytes: &[u8],
@@ -176,7 +186,10 @@ pub(crate) fn send_with_descriptors(
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(16))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     assert!(ancillary.push(SendAncillaryMessage::ScmRights(descriptors)));
-    sendmsg(socket, &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL).unwrap();
+    match sendmsg(socket, &[IoSlice::new(bytes)], &mut ancillary, SendFlags::NOSIGNAL) {
+        Ok(_) | Err(Errno::PIPE | Errno::CONNRESET) => {}
+        Err(error) => panic!("cannot send: {error}"),
+    }
 }
 
 /// This test's own executable, started again to play one `role` (the name of a test function).
