@@ -522,6 +522,12 @@ impl<M: RegionMemory> Table<M> {
         // Drops the connection and with it the mapping.
         entry.state = State::Closing(closing);
         entry.blocked = false;
+        if closing.unacknowledged != 0 && !entry.hot {
+            // Its reply ring may be full of what its client did not read, with no news to come:
+            // emptied in the next turn, or the worker's last word would find no space.
+            entry.hot = true;
+            self.hot.push(slot);
+        }
         self.outputs.push(Output::Close { slot, goodbye: ending.goodbye() });
         self.metrics().connection_closed(ending.reason());
         if let Ending::Fault(fault) = ending {

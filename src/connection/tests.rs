@@ -441,6 +441,33 @@ fn a_slot_is_free_again_when_shell_and_worker_have_let_go() {
 }
 
 #[test]
+fn a_client_that_leaves_with_its_reply_ring_full_frees_its_slot() {
+    let mut shard = Shard::new(1);
+    let mut client = shard.connect();
+    client.send(SLOW, 1, b"payload").unwrap();
+    shard.settle();
+    // It reads nothing: both rings fill up, the connection is parked, and its worker waits for space.
+    let part = FrameHeader::request(SLOW, 1).chunk();
+    // To the last unit: not even the worker's last word fits.
+    for size in [1000, 0] {
+        let full = (0..1000).any(|_| {
+            shard.settle();
+            shard.worker.publish(client.slot, part, &[7; 1000][..size]).is_err()
+        });
+        assert!(full);
+    }
+    assert_eq!(shard.cool(), Turn::Parked);
+    shard.table.end(client.slot, Ending::ClientLeft);
+    shard.table.shell_released(client.slot);
+    shard.settle();
+    // The worker has no other way to say so than through the reply ring.
+    while !matches!(shard.worker.take().unwrap().kind, JobKind::Closed) {}
+    shard.worker.acknowledge_closed(client.slot).unwrap();
+    shard.settle();
+    assert_eq!(shard.table.occupied_count(), 0);
+}
+
+#[test]
 fn silence_closes_a_connection_but_waiting_for_us_is_not_silence() {
     let mut shard = Shard::new(2);
     let (silent, mut waiting) = (shard.connect(), shard.connect());
