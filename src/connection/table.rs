@@ -288,6 +288,18 @@ impl<M: RegionMemory> Table<M> {
         }
     }
 
+    /// True when some connection waits for a buffer or for room with a worker. Neither rings when it
+    /// comes: the shell calls [`Table::retry_starved`] now and then.
+    #[must_use]
+    pub fn has_starved(&self) -> bool {
+        !self.starved.is_empty()
+    }
+
+    /// Polls again who waits for a buffer or a worker.
+    pub fn retry_starved(&mut self, now: Timestamp) {
+        self.unpark_starved(now);
+    }
+
     /// True when a worker has published something since the last turn: looked at once more after the
     /// shard has announced that it parks.
     #[must_use]
