@@ -46,6 +46,13 @@
 //! - A data shard allocates nothing after start-up but the text of an error that its handler returns.
 #![deny(unsafe_code)]
 #![cfg_attr(annulus_loom, allow(dead_code, reason = "the models have no kernel"))]
+#![cfg_attr(
+    annulus_loom,
+    allow(
+        clippy::arc_with_non_send_sync,
+        reason = "loom's cells are not Sync, nor its threads Send"
+    )
+)]
 
 #[cfg(feature = "cli")]
 pub mod bench;

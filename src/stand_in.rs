@@ -4,15 +4,15 @@
 //! The invariant to remember: whoever waits here waits in loom, so that a wake-up that gets lost is a
 //! deadlock, which loom reports.
 
-use std::cell::UnsafeCell;
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
+use loom::cell::UnsafeCell;
 use loom::sync::{Condvar, Mutex, MutexGuard};
 
 use crate::limits::{PAGE_SIZE, WORD_SIZE};
-use crate::sync::AtomicU64;
+use crate::sync::{AtomicU64, TallyU64};
 
 /// Words on the heap, in place of `region::Mapping`.
 #[derive(Debug)]
@@ -57,16 +57,16 @@ impl Mapping {
 
 /// Bytes on the heap, in place of the mapping behind a pool's buffers.
 pub(crate) struct Buffers {
-    bytes: Box<[UnsafeCell<u8>]>,
+    words: Box<[TallyU64]>,
     /// One for each page: loom fails the model when two accesses to it are not ordered.
-    pages: Box<[loom::cell::UnsafeCell<()>]>,
+    pages: Box<[UnsafeCell<()>]>,
 }
 
 impl Buffers {
     pub(crate) fn private(size: u64) -> io::Result<Self> {
         Ok(Self {
-            bytes: (0..size).map(|_| UnsafeCell::new(0)).collect(),
-            pages: (0..size / PAGE_SIZE).map(|_| loom::cell::UnsafeCell::new(())).collect(),
+            words: (0..size / WORD_SIZE).map(|_| TallyU64::new(0)).collect(),
+            pages: (0..size / PAGE_SIZE).map(|_| UnsafeCell::new(())).collect(),
         })
     }
 
@@ -74,7 +74,7 @@ impl Buffers {
     pub(crate) fn at(&self, offset: u64) -> *mut u8 {
         let index = |unit| usize::try_from(offset / unit).expect("a model's memory is small");
         self.pages[index(PAGE_SIZE)].with_mut(|_| ());
-        self.bytes[index(1)..].as_ptr().cast_mut().cast()
+        self.words[index(WORD_SIZE)..].as_ptr().cast_mut().cast()
     }
 
     pub(crate) fn discard(&self, _start: u64, _end: u64) -> io::Result<()> {
@@ -84,7 +84,7 @@ impl Buffers {
 
 impl std::fmt::Debug for Buffers {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Buffers").field("size", &self.bytes.len()).finish_non_exhaustive()
+        f.debug_struct("Buffers").field("words", &self.words.len()).finish_non_exhaustive()
     }
 }
 
