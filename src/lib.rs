@@ -31,7 +31,7 @@
 //! protocol     AI messages, codecs  wire         frames, handshake, statuses, faults
 //! paths        socket and file      checksum     CRC-32C
 //! limits       every bound          copy         bytes into shared words and back
-//! sync         atomics, or loom's
+//! sync         atomics, or loom's   stand_in   the models' kernel
 //! ```
 //!
 //! # What is absent
@@ -45,7 +45,14 @@
 //! - No `&[u8]` is formed over memory that a peer can write: bytes are copied out, then judged.
 //! - A data shard allocates nothing after start-up but the text of an error that its handler returns.
 #![deny(unsafe_code)]
-#![cfg_attr(annulus_loom, allow(dead_code, reason = "the models have no mapped memory"))]
+#![cfg_attr(annulus_loom, allow(dead_code, reason = "the models have no kernel"))]
+#![cfg_attr(
+    annulus_loom,
+    allow(
+        clippy::arc_with_non_send_sync,
+        reason = "loom's cells are not Sync, nor its threads Send"
+    )
+)]
 
 #[cfg(feature = "cli")]
 pub mod bench;
@@ -54,7 +61,7 @@ pub mod checksum;
 pub mod client;
 #[cfg(feature = "server")]
 pub mod config;
-#[cfg(feature = "server")]
+#[cfg(any(feature = "server", annulus_loom))]
 pub mod connection;
 #[cfg(feature = "server")]
 mod control;
@@ -63,35 +70,35 @@ mod copy;
 pub mod descriptors;
 mod error;
 pub mod limits;
-#[cfg(feature = "server")]
+#[cfg(any(feature = "server", annulus_loom))]
 pub mod link;
-#[cfg(feature = "server")]
+#[cfg(any(feature = "server", annulus_loom))]
 pub mod metrics;
 pub mod paths;
-#[cfg(not(annulus_loom))]
 pub mod pool;
 pub mod protocol;
 #[cfg(feature = "server")]
 pub mod provider;
-#[cfg(not(annulus_loom))]
 pub mod region;
 pub mod ring;
 #[cfg(feature = "server")]
 mod server;
 #[cfg(feature = "server")]
 mod shard;
+#[cfg(annulus_loom)]
+mod stand_in;
 pub mod sync;
-#[cfg(feature = "server")]
+#[cfg(any(feature = "server", annulus_loom))]
 pub mod wake;
 pub mod wire;
-#[cfg(feature = "server")]
+#[cfg(any(feature = "server", annulus_loom))]
 pub mod worker;
 
-#[cfg(feature = "server")]
+#[cfg(any(feature = "server", annulus_loom))]
 pub use connection::{Handler, Request, Responder};
 pub use error::IpcError;
 #[cfg(feature = "server")]
 pub use server::{IpcServer, IpcServerBuilder, RunningServer, ShutdownHandle};
 pub use wire::MessageType;
-#[cfg(feature = "server")]
+#[cfg(any(feature = "server", annulus_loom))]
 pub use worker::{AsyncHandler, AsyncRequest, AsyncResponder};

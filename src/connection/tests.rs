@@ -87,6 +87,7 @@ impl Client {
 struct Shard {
     table: Table<HeapRegion>,
     worker: WorkerEnd,
+    pool: BufferPool,
     clock: ManualClock,
     metrics: Arc<Metrics>,
     outputs: Vec<Output>,
@@ -150,14 +151,14 @@ impl Shard {
             routes: Arc::new(routes),
             codecs: Arc::new([Arc::new(JsonCodec) as Arc<dyn Codec>]),
             links: vec![shard],
-            pool,
+            pool: pool.clone(),
             metrics: Arc::clone(&metrics),
             shard_index: 0,
             message_size_max: 8192,
             spin_ns: SPIN_NS,
             idle_timeout_ns: Some(1_000_000),
         });
-        Self { table, worker, clock: ManualClock::default(), metrics, outputs: Vec::new() }
+        Self { table, worker, pool, clock: ManualClock::default(), metrics, outputs: Vec::new() }
     }
 
     fn connect(&mut self) -> Client {
@@ -438,6 +439,50 @@ fn a_slot_is_free_again_when_shell_and_worker_have_let_go() {
     next.send(MessageType::ECHO, 1, b"fresh").unwrap();
     shard.settle();
     assert_eq!(next.receive().unwrap().3, b"fresh");
+}
+
+#[test]
+fn a_client_that_leaves_with_its_reply_ring_full_frees_its_slot() {
+    let mut shard = Shard::new(1);
+    let mut client = shard.connect();
+    client.send(SLOW, 1, b"payload").unwrap();
+    shard.settle();
+    // It reads nothing: both rings fill up, the connection is parked, and its worker waits for space.
+    let part = FrameHeader::request(SLOW, 1).chunk();
+    // To the last unit: not even the worker's last word fits.
+    for size in [1000, 0] {
+        let full = (0..1000).any(|_| {
+            shard.settle();
+            shard.worker.publish(client.slot, part, &[7; 1000][..size]).is_err()
+        });
+        assert!(full);
+    }
+    assert_eq!(shard.cool(), Turn::Parked);
+    shard.table.end(client.slot, Ending::ClientLeft);
+    shard.table.shell_released(client.slot);
+    shard.settle();
+    // The worker has no other way to say so than through the reply ring.
+    while !matches!(shard.worker.take().unwrap().kind, JobKind::Closed) {}
+    shard.worker.acknowledge_closed(client.slot).unwrap();
+    shard.settle();
+    assert_eq!(shard.table.occupied_count(), 0);
+}
+
+#[test]
+fn a_request_that_waits_for_a_buffer_is_tried_again_without_news() {
+    let mut shard = Shard::new(1);
+    let mut client = shard.connect();
+    let held: Vec<_> = std::iter::from_fn(|| shard.pool.lease(1)).collect();
+    client.send(SLOW, 1, b"payload").unwrap();
+    assert_eq!(shard.cool(), Turn::Parked);
+    assert!(shard.table.has_starved());
+    // Given back by a handler that has already replied: nobody tells the shard.
+    drop(held);
+    assert_eq!(shard.settle(), Turn::Parked);
+    shard.table.retry_starved(shard.clock.now());
+    shard.settle();
+    assert!(matches!(shard.worker.take().unwrap().kind, JobKind::Request { .. }));
+    assert!(!shard.table.has_starved());
 }
 
 #[test]

@@ -14,8 +14,7 @@ mod shard_end;
 mod worker_end;
 
 pub use job::{Job, JobKind};
-pub(crate) use shard_end::Forwarded;
-pub use shard_end::ShardEnd;
+pub use shard_end::{Forwarded, ShardEnd};
 pub use worker_end::{ReplyError, WorkerEnd};
 
 use std::io;

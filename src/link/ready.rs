@@ -2,7 +2,7 @@
 
 use crate::sync::{
     AtomicU64,
-    Ordering::{AcqRel, Relaxed, Release},
+    Ordering::{AcqRel, Acquire, Relaxed, Release},
     sound,
 };
 
@@ -44,11 +44,15 @@ impl ReadySet {
             if summary & (1 << (index % 64)) == 0 {
                 continue;
             }
-            let mut bits = word.swap(0, AcqRel);
+            let early = sound("news taken before the ring is read");
+            let mut bits = if early { word.swap(0, AcqRel) } else { word.load(Acquire) };
             // Bounded: 64 bits, one cleared each time.
             while bits != 0 {
                 visit(index * 64 + bits.trailing_zeros());
                 bits &= bits - 1;
+            }
+            if !early {
+                word.store(0, Relaxed);
             }
         }
     }

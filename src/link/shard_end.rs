@@ -7,6 +7,7 @@ use super::{Job, REPLY_HOME, Shared};
 use crate::limits::{FRAME_ALIGNMENT, FRAME_HEADER_SIZE, REPLY_INLINE_SIZE_MAX};
 use crate::pool::{Lease, LeaseToken};
 use crate::ring::{Consumer, Home, Producer, PublishError, RingView};
+use crate::sync::sound;
 use crate::wire::{FrameFlags, FrameHeader};
 
 /// Bytes of ring that one job takes.
@@ -22,7 +23,7 @@ pub struct ShardEnd {
 
 /// What [`ShardEnd::forward`] did with one reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Forwarded {
+pub enum Forwarded {
     /// Nothing is waiting.
     Nothing,
     /// One frame went into the client's response ring.
@@ -82,7 +83,7 @@ impl ShardEnd {
     /// Moves the oldest reply of `slot` into the client's response ring.
     ///
     /// `scratch` holds at least [`REPLY_INLINE_SIZE_MAX`] bytes.
-    pub(crate) fn forward(
+    pub fn forward(
         &mut self,
         slot: usize,
         responses: &mut Producer,
@@ -108,7 +109,9 @@ impl ShardEnd {
                 Ok(()) => Ok(u32::try_from(lease.len()).unwrap_or(u32::MAX)),
                 Err(error) => {
                     // Not delivered: the token in the ring keeps the buffer.
-                    let _ = lease.into_token();
+                    if sound("undelivered lease kept") {
+                        let _ = lease.into_token();
+                    }
                     Err(error)
                 }
             }
@@ -123,11 +126,11 @@ impl ShardEnd {
         }
     }
 
-    /// Drops the oldest reply of `slot`, whose client is gone. True when the worker has forgotten
-    /// the connection.
-    pub(crate) fn discard(&mut self, slot: usize) -> Forwarded {
+    /// Drops the oldest reply of `slot`, whose client is gone. [`Forwarded::Closed`] when that was
+    /// the worker's last word on the connection.
+    pub fn discard(&mut self, slot: usize) -> Forwarded {
         let Some(reply) = self.peek(slot) else { return Forwarded::Nothing };
-        if reply.flags & FrameFlags::LEASED.bits() != 0 {
+        if reply.flags & FrameFlags::LEASED.bits() != 0 && sound("discarded lease given back") {
             let mut bytes = [0; 8];
             self.copy_payload(slot, &reply, &mut bytes);
             drop(Lease::from_token(&self.shared.pool, token(&bytes)));

@@ -11,8 +11,8 @@
 
 use core::array;
 
-use crate::sync::AtomicU64;
 use crate::sync::Ordering::Relaxed;
+use crate::sync::TallyU64;
 
 /// Linear sub-buckets per power of two, as a power of two: the error is 1/2⁴.
 const SUB_BUCKET_BITS: u32 = 4;
@@ -38,13 +38,13 @@ const _: () = assert!(VALUE_NS_MAX >= 3_600_000_000_000, "an hour fits");
 #[derive(Debug)]
 pub struct Histogram {
     /// No count beside them: it is their sum, so the two can never disagree on the page.
-    buckets: [AtomicU64; BUCKET_COUNT],
-    sum_ns: AtomicU64,
+    buckets: [TallyU64; BUCKET_COUNT],
+    sum_ns: TallyU64,
 }
 
 impl Default for Histogram {
     fn default() -> Self {
-        Self { buckets: array::from_fn(|_| AtomicU64::new(0)), sum_ns: AtomicU64::new(0) }
+        Self { buckets: array::from_fn(|_| TallyU64::new(0)), sum_ns: TallyU64::new(0) }
     }
 }
 

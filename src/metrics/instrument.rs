@@ -4,14 +4,14 @@
 //! a relaxed store, two plain moves, where a read-modify-write would lock the cache line. A second
 //! writer would be safe but wrong: updates get lost.
 
-use crate::sync::AtomicU64;
 use crate::sync::Ordering::Relaxed;
+use crate::sync::TallyU64;
 
 /// A number of things that happened, or of bytes that passed. Starts at 0.
 ///
 /// Relaxed: a reader sees some recent value, and promises nothing about the order of two counters.
 #[derive(Debug, Default)]
-pub struct Counter(AtomicU64);
+pub struct Counter(TallyU64);
 
 impl Counter {
     /// Counts one. Only the owning shard may call this.
@@ -35,7 +35,7 @@ impl Counter {
 
 /// A number of things that exist now. Starts at 0 and never goes below.
 #[derive(Debug, Default)]
-pub struct Gauge(AtomicU64);
+pub struct Gauge(TallyU64);
 
 impl Gauge {
     /// Replaces the value. Only the owning shard may call this.

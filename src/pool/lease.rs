@@ -45,7 +45,7 @@ impl Lease {
     /// # Panics
     ///
     /// When the token does not name a buffer of this pool that is leased: a bug in the daemon.
-    #[cfg(feature = "server")]
+    #[cfg(any(feature = "server", annulus_loom))]
     #[must_use]
     pub(crate) fn from_token(pool: &BufferPool, token: LeaseToken) -> Self {
         let tier = TierIndex::ALL[(token.0 >> 62) as usize];
@@ -63,11 +63,8 @@ impl Lease {
     }
 
     fn start(&self) -> *mut u8 {
-        let offset = usize::try_from(self.pool.offset(self.tier, self.index))
-            .expect("the pool is mapped, so its offsets fit");
-        // SAFETY: `add` needs an offset inside the mapping: `index` is below the tier's count (it
-        // came from the tier's free set), and the mapping holds all tiers (`BufferPool::new`).
-        unsafe { self.pool.inner.memory.as_mut_ptr().add(offset) }
+        // `index` is below the tier's count: it came from the tier's free set.
+        self.pool.inner.memory.at(self.pool.offset(self.tier, self.index))
     }
 }
 
@@ -76,9 +73,10 @@ impl Deref for Lease {
 
     #[inline]
     fn deref(&self) -> &[u8] {
-        // SAFETY: `size` bytes from `start` lie in the mapping (`size` is at most the tier's buffer
-        // size, checked where a lease is made), and nobody else can reach them: the buffer's bit is
-        // taken until this lease drops, `Bitmap::take` being the only way to it.
+        // SAFETY: `size` bytes from `start` lie in the mapping, which holds all tiers
+        // (`BufferPool::new`): `size` is at most the tier's buffer size, checked where a lease is
+        // made. Nobody else can reach them: the buffer's bit is taken until this lease drops,
+        // `Bitmap::take` being the only way to it.
         unsafe { std::slice::from_raw_parts(self.start(), self.size) }
     }
 }

@@ -13,12 +13,15 @@ mod lease;
 pub use lease::{Lease, LeaseToken};
 
 use std::io;
+use std::sync::Arc;
 
 use bitmap::Bitmap;
 
 use crate::limits::PAGE_SIZE;
-use crate::region::Mapping;
-use crate::sync::Arc;
+#[cfg(not(annulus_loom))]
+use crate::region::Mapping as Buffers;
+#[cfg(annulus_loom)]
+use crate::stand_in::Buffers;
 
 /// Which tier a buffer belongs to, smallest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -82,7 +85,7 @@ pub struct BufferPool {
 #[derive(Debug)]
 struct Inner {
     /// All buffers, tier after tier; untouched pages cost nothing.
-    memory: Mapping,
+    memory: Buffers,
     sizes: PoolSizes,
     /// One bit a buffer, set while it is free.
     free: [Bitmap; 4],
@@ -101,7 +104,7 @@ impl BufferPool {
     pub fn new(sizes: PoolSizes) -> io::Result<Self> {
         assert!(sizes.buffer_size.iter().all(|size| *size > 0 && size.is_multiple_of(PAGE_SIZE)));
         let total = (0..TierIndex::ALL.len()).map(|tier| sizes.tier_size(tier)).sum();
-        let memory = Mapping::private(total)?;
+        let memory = Buffers::private(total)?;
         let free = sizes.count.map(Bitmap::all_set);
         Ok(Self { inner: Arc::new(Inner { memory, sizes, free }) })
     }

@@ -87,9 +87,16 @@ impl Mapping {
         Ok(done?)
     }
 
-    /// First byte of the memory, for leases.
-    pub(crate) fn as_mut_ptr(&self) -> *mut u8 {
-        self.map.as_mut_ptr()
+    /// The byte at `offset`, for leases.
+    ///
+    /// # Panics
+    ///
+    /// When it lies outside of the memory.
+    pub(crate) fn at(&self, offset: u64) -> *mut u8 {
+        let offset = usize::try_from(offset).expect("it is mapped, so its offsets fit");
+        assert!(offset < self.map.len());
+        // SAFETY: `add` needs an offset inside the mapping: asserted above.
+        unsafe { self.map.as_mut_ptr().add(offset) }
     }
 }
 

@@ -4,18 +4,24 @@
 //! size is sealed before it is mapped, so that no access can fault.
 
 mod descriptor;
+#[cfg(not(annulus_loom))]
 mod doorbell;
 mod layout;
+#[cfg(not(annulus_loom))]
 mod mapping;
 
 pub use descriptor::{check_doorbell, check_region, create_region_file};
+#[cfg(not(annulus_loom))]
 pub use doorbell::Doorbell;
 pub use layout::{REGION_MAGIC, RegionLayout, RegionView};
+#[cfg(not(annulus_loom))]
 pub use mapping::Mapping;
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
+#[cfg(annulus_loom)]
+pub use crate::stand_in::{Doorbell, Mapping};
 use crate::sync::AtomicU64;
 
 /// A mapped region: the memory and the layout that gives it meaning.

@@ -69,7 +69,6 @@ impl<'m> RingView<'m> {
     }
 
     /// The same for words whose number a layout has vouched for; made anew at every visit.
-    #[cfg(not(annulus_loom))]
     #[inline]
     pub(crate) fn of_layout(words: &'m [AtomicU64], head: &'m AtomicU64) -> Self {
         debug_assert!(words.len().is_power_of_two());

@@ -3,6 +3,7 @@
 //! The shell around the state machine: it owns descriptors, reads the clock, sleeps and wakes.
 //! After start-up it allocates nothing and waits only where it parks.
 
+mod bell;
 mod uring;
 
 use std::os::fd::{AsFd, OwnedFd};
@@ -13,6 +14,7 @@ use crossbeam_queue::ArrayQueue;
 use rustix::net::{SendFlags, Shutdown};
 use zerocopy::IntoBytes;
 
+use self::bell::Bell;
 use self::uring::{Event, Purpose, SlotKey, Uring};
 use crate::connection::{
     Clock, Ending, NewConnection, Output, Table, TableOptions, Timestamp, Turn,
@@ -28,6 +30,9 @@ const IDLE_TURNS_PER_CLOCK: u32 = 16;
 const TURNS_PER_LOOK: u32 = 16;
 /// Longest time between two such looks while turns are long.
 const LOOK_INTERVAL_NS: u64 = 5_000;
+/// How long a shard sleeps at most while some connection waits for a buffer or for room in a job ring:
+/// a worker that gives one back after its last reply does not ring.
+const STARVED_RETRY: Duration = Duration::from_millis(1);
 
 /// A connection on its way from the control thread to its shard.
 pub(crate) struct Arrival {
@@ -82,10 +87,7 @@ struct Seat {
     generation: u32,
     /// Operations of the uring that still name these descriptors.
     operations: u32,
-    /// A write to the response doorbell is under way; at most one is.
-    ringing: bool,
-    /// The client parked again meanwhile: ring once more when that write is done.
-    ring_again: bool,
+    bell: Bell,
     closing: bool,
 }
 
@@ -177,6 +179,7 @@ impl DataShard {
                     now = self.clock.now();
                     looked_at = now;
                     self.look_around(now);
+                    self.table.retry_starved(now);
                 }
             }
         }
@@ -217,10 +220,8 @@ impl DataShard {
             waker.parked().disarm();
             return;
         }
-        let until = match (self.idle_due, self.drain_until) {
-            (Some(idle), Some(drained)) => Some(idle.min(drained)),
-            (idle, drained) => idle.or(drained),
-        };
+        let retry = self.table.has_starved().then(|| now.after(STARVED_RETRY));
+        let until = [self.idle_due, self.drain_until, retry].into_iter().flatten().min();
         let timeout = until.map(|until| Duration::from_nanos(until.since(now)));
         self.uring.wait(timeout);
         waker.parked().disarm();
@@ -293,9 +294,8 @@ impl DataShard {
                 self.table.end(key.slot, Ending::ClientLeft);
             }
             Purpose::Rung(_) => {
-                seat.ringing = false;
-                if std::mem::take(&mut seat.ring_again) {
-                    self.ring(key.slot);
+                if seat.bell.done() {
+                    self.write_doorbell(key.slot);
                 }
             }
             Purpose::Doorbell(_) => {
@@ -363,15 +363,14 @@ impl DataShard {
 
     fn ring(&mut self, slot: u32) {
         let seat = &mut self.seats[slot as usize];
+        if seat.descriptors.is_some() && !seat.closing && seat.bell.ask() {
+            self.write_doorbell(slot);
+        }
+    }
+
+    fn write_doorbell(&mut self, slot: u32) {
+        let seat = &mut self.seats[slot as usize];
         let Some(descriptors) = &seat.descriptors else { return };
-        if seat.closing {
-            return;
-        }
-        if seat.ringing {
-            seat.ring_again = true;
-            return;
-        }
-        seat.ringing = true;
         seat.operations += 1;
         let key = SlotKey { slot, generation: seat.generation };
         self.uring.ring_doorbell(descriptors.response_doorbell.as_fd(), Purpose::Rung(key));
@@ -389,7 +388,7 @@ impl DataShard {
         }
         let _ = rustix::net::shutdown(&descriptors.socket, Shutdown::Both);
         let key = SlotKey { slot, generation: seat.generation };
-        let ringing = seat.ringing;
+        let ringing = seat.bell.is_ringing();
         self.uring.cancel(Purpose::Socket(key));
         self.uring.cancel(Purpose::Doorbell(key));
         if ringing {

@@ -7,27 +7,31 @@
 //! The invariant to remember: a request gets exactly one last frame, because one task sends it, on
 //! one thread, and only if nothing was sent before.
 
+#[cfg(not(annulus_loom))]
+mod executor;
 mod handler;
+#[cfg(annulus_loom)]
+pub mod model;
 mod session;
 
 pub use handler::{AsyncHandler, AsyncRequest, AsyncResponder};
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_lite::{AsyncReadExt, future};
-use glommio::net::UnixStream;
+use futures_lite::future;
 
+#[cfg(annulus_loom)]
+use self::model as executor;
 use self::session::{LinkState, Sessions};
 use crate::error::IpcError;
 use crate::link::{Job, JobKind, WorkerEnd};
 use crate::protocol::Codec;
-use crate::sync::{AtomicBool, Ordering};
-use crate::wake::WorkerWaker;
+use crate::sync::{AtomicBool, Ordering, sound};
+use crate::wake::{WorkerDoorbell, WorkerWaker};
 use crate::wire::{FrameHeader, MessageType};
 
 /// What a worker executor is made from.
@@ -39,7 +43,7 @@ pub(crate) struct WorkerOptions {
     /// Deadline of requests that bring none.
     pub(crate) request_timeout: Option<Duration>,
     /// The end that the worker reads; see [`WorkerWaker`].
-    pub(crate) doorbell: OwnedFd,
+    pub(crate) doorbell: WorkerDoorbell,
     pub(crate) stop: Arc<WorkerStop>,
 }
 
@@ -63,13 +67,12 @@ impl WorkerStop {
 /// Runs until told to stop; the future of the executor's one long task.
 pub(crate) async fn run(options: WorkerOptions) -> io::Result<()> {
     let WorkerOptions { links, handlers, codecs, request_timeout, doorbell, stop } = options;
-    let mut doorbell = adopt_socket(doorbell);
+    let mut doorbell = executor::Doorbell::new(doorbell);
     let links: Vec<Rc<LinkState>> =
         links.into_iter().map(|end| Rc::new(LinkState::new(end))).collect();
     let mut sessions: Vec<Sessions> =
         links.iter().map(|link| Sessions::new(Rc::clone(link))).collect();
     let server = Rc::new(Server { handlers, codecs, request_timeout });
-    let mut rings = [0; 64];
     // Bounded by the daemon's life; each round ends in a sleep or in a job.
     while !stop.stopping.load(Ordering::Acquire) {
         for (link, sessions) in links.iter().zip(&mut sessions) {
@@ -81,27 +84,16 @@ pub(crate) async fn run(options: WorkerOptions) -> io::Result<()> {
         for link in &links {
             link.arm();
         }
-        if links.iter().any(|link| link.has_job()) {
+        if links.iter().any(|link| link.has_job()) && sound("last look for a job") {
             future::yield_now().await;
-        } else {
-            // All rings so far at once; an error means that the daemon is going down.
-            let count = doorbell.read(&mut rings).await?;
-            if count == 0 {
-                break;
-            }
+        } else if !doorbell.rung().await? {
+            break;
         }
         for link in &links {
             link.disarm();
         }
     }
     Ok(())
-}
-
-/// glommio's stream over our end of the pair.
-#[allow(unsafe_code)]
-fn adopt_socket(socket: OwnedFd) -> UnixStream {
-    // SAFETY: `from_raw_fd` needs a descriptor that nobody else owns: `into_raw_fd` gave it up.
-    unsafe { UnixStream::from_raw_fd(socket.into_raw_fd()) }
 }
 
 /// What every request of this worker shares.
@@ -127,13 +119,12 @@ fn dispatch(job: Job, sessions: &mut Sessions, server: &Rc<Server>) {
             let request = AsyncRequest::new(header, payload, Arc::clone(codec), connection_id);
             let responder = AsyncResponder::new(Rc::clone(&session), Rc::clone(&ticket), header);
             let server = Rc::clone(server);
-            glommio::spawn_local(async move {
+            executor::spawn(async move {
                 let outcome = server.serve(request, responder.clone()).await;
                 // The handler's future is gone by now, and what it held upstream with it.
                 responder.finish(outcome).await;
                 session.retire(header.request_id, &ticket);
-            })
-            .detach();
+            });
         }
     }
 }
@@ -159,7 +150,7 @@ impl Server {
         };
         let late = async {
             match deadline {
-                Some(deadline) => glommio::timer::sleep(deadline).await,
+                Some(deadline) => executor::sleep(deadline).await,
                 None => future::pending().await,
             }
             Err(IpcError::Timeout)

@@ -9,8 +9,13 @@ use std::time::Duration;
 
 use futures_lite::FutureExt;
 
+#[cfg(not(annulus_loom))]
+use super::executor;
+#[cfg(annulus_loom)]
+use super::model as executor;
 use crate::error::IpcError;
 use crate::link::{Job, ReplyError, WorkerEnd};
+use crate::sync::sound;
 use crate::wire::FrameHeader;
 
 /// How long a reply that found no buffer waits before it tries again; buffers are given back by
@@ -112,13 +117,12 @@ impl Sessions {
             self.link.wake_waiters();
         }
         let link = Rc::clone(&self.link);
-        glommio::spawn_local(async move {
+        executor::spawn(async move {
             // Bounded: the shard empties the reply ring of a closed connection.
             while link.end.borrow_mut().acknowledge_closed(slot).is_err() {
                 link.wait().await;
             }
-        })
-        .detach();
+        });
     }
 }
 
@@ -156,7 +160,7 @@ impl Session {
     ) -> Result<(), IpcError> {
         // Bounded by the client: it reads, or it is closed for not reading.
         loop {
-            if self.closed.get() {
+            if self.closed.get() && sound("closed session keeps silent") {
                 return Err(IpcError::Cancelled);
             }
             let published = self.link.end.borrow_mut().publish(self.slot, header, payload);
@@ -169,7 +173,7 @@ impl Session {
                 }
                 Err(ReplyError::Full) => self.link.wait().await,
                 Err(ReplyError::NoLease) => {
-                    self.link.wait().or(glommio::timer::sleep(LEASE_RETRY)).await;
+                    self.link.wait().or(executor::sleep(LEASE_RETRY)).await;
                 }
                 Err(ReplyError::TooLarge) => {
                     let max = self.link.end.borrow().pool().buffer_size_max();

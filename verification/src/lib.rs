@@ -7,12 +7,17 @@
 //! the bugs that they are for.
 #![cfg(all(test, annulus_loom))]
 
+mod link;
 mod park;
 mod pool;
 mod ring;
+mod shutdown;
 mod stage;
+mod worker;
 
-// Both are private to annulus, so the very files are compiled here once more.
+// They are private to annulus, so the very files are compiled here once more.
+#[path = "../../src/shard/bell.rs"]
+mod bell;
 #[path = "../../src/pool/bitmap.rs"]
 mod bitmap;
 #[path = "../../src/link/ready.rs"]

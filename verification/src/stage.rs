@@ -1,10 +1,16 @@
-//! What the models stand on: a small ring, a doorbell, and the explorer with its bound.
+//! What the models stand on: a small ring, and the explorer with its bound.
+
+use std::io::{Write as _, stdout};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::process::exit;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Instant;
 
 use annulus::limits::{FRAME_ALIGNMENT, FRAME_HEADER_SIZE, WORD_SIZE};
 use annulus::ring::{Consumer, Home, Producer, PublishError, RingView};
-use annulus::sync::{AtomicU64, spin_hint};
+use annulus::sync::{AtomicU64 as Word, spin_hint};
 use annulus::wire::{FrameHeader, MessageType};
-use loom::sync::{Condvar, Mutex};
 
 /// Bytes of every ring here: the smallest there is, four units of one cache line.
 pub(crate) const CAPACITY: u64 = 4 * FRAME_ALIGNMENT;
@@ -23,8 +29,35 @@ pub(crate) enum Bound {
 }
 
 /// Runs `model` in every execution within `bound`, and at most `ANNULUS_PREEMPTIONS` (for planted
-/// bugs, which show early).
+/// bugs, which show early). Says how many executions that were and how long they took.
+///
+/// With a bug planted the first model that finds it ends the program: one is enough.
 pub(crate) fn explore(bound: Bound, model: impl Fn() + Sync + Send + 'static) {
+    let planted = std::env::var_os("ANNULUS_CANARY").is_some();
+    match catch_unwind(AssertUnwindSafe(|| run(bound, model))) {
+        Ok(report) => println!("{report}"),
+        Err(_) if planted => {
+            // Past libtest, which keeps what a test prints until the test has ended.
+            let _ = writeln!(stdout(), "test {} ... FAILED", name());
+            exit(1);
+        }
+        Err(panic) => resume_unwind(panic),
+    }
+}
+
+/// Explores a `model` that misuses what it is about: some execution of it must panic with `message`.
+pub(crate) fn explore_misuse(
+    bound: Bound,
+    message: &str,
+    model: impl Fn() + Sync + Send + 'static,
+) {
+    let panic = catch_unwind(AssertUnwindSafe(|| run(bound, model)))
+        .expect_err("the misuse went unnoticed");
+    let said = panic.downcast_ref::<String>().expect("a panic with a text");
+    assert!(said.contains(message), "another panic: {said}");
+}
+
+fn run(bound: Bound, model: impl Fn() + Sync + Send + 'static) -> String {
     let asked = std::env::var("ANNULUS_PREEMPTIONS")
         .ok()
         .map(|text| text.parse().expect("ANNULUS_PREEMPTIONS is a number"));
@@ -33,19 +66,37 @@ pub(crate) fn explore(bound: Bound, model: impl Fn() + Sync + Send + 'static) {
         (Bound::None, asked) => asked,
         (Bound::Preemptions(own), asked) => Some(asked.map_or(own, |asked: usize| asked.min(own))),
     };
-    builder.check(model);
+    let reach = match builder.preemption_bound {
+        None => "in all".to_owned(),
+        Some(count) => format!("within {count} preemptions"),
+    };
+    // A model with a whole table in it takes more steps than loom's default allows.
+    builder.max_branches = 10_000;
+    let (executions, started) = (Arc::new(AtomicU64::new(0)), Instant::now());
+    let counter = Arc::clone(&executions);
+    builder.check(move || {
+        counter.fetch_add(1, Relaxed);
+        model();
+    });
+    let count = executions.load(Relaxed);
+    format!("{}: {count} executions {reach}, {:.1} s", name(), started.elapsed().as_secs_f64())
+}
+
+/// The test that runs: its thread bears its name.
+fn name() -> String {
+    std::thread::current().name().unwrap_or("a model").to_owned()
 }
 
 /// The memory of one ring.
 pub(crate) struct Memory {
-    words: Vec<AtomicU64>,
-    head: AtomicU64,
+    words: Vec<Word>,
+    head: Word,
 }
 
 impl Memory {
     pub(crate) fn new() -> Self {
-        let words = (0..CAPACITY / WORD_SIZE).map(|_| AtomicU64::new(0)).collect();
-        Self { words, head: AtomicU64::new(0) }
+        let words = (0..CAPACITY / WORD_SIZE).map(|_| Word::new(0)).collect();
+        Self { words, head: Word::new(0) }
     }
 
     pub(crate) fn view(&self) -> RingView<'_> {
@@ -76,6 +127,11 @@ impl Writer {
         while !self.publish(memory, id, size) {
             spin_hint();
         }
+    }
+
+    /// The producer itself, for code that publishes on its own.
+    pub(crate) fn producer(&mut self) -> &mut Producer {
+        &mut self.0
     }
 
     /// True when the consumer has not moved since the ring was found full.
@@ -119,38 +175,6 @@ impl Reader {
 }
 
 /// Differs in every word from the payload of any other id.
-fn payload(id: u64, size: usize) -> Vec<u8> {
+pub(crate) fn payload(id: u64, size: usize) -> Vec<u8> {
     (0..size).map(|at| (id as u8).wrapping_mul(31).wrapping_add(at as u8) | 1).collect()
-}
-
-/// Stands in for an eventfd: a count that waiting takes. A model in which it waits for ever fails,
-/// because loom sees the deadlock.
-pub(crate) struct Doorbell {
-    rings: Mutex<u64>,
-    rung: Condvar,
-}
-
-impl Doorbell {
-    pub(crate) fn new() -> Self {
-        Self { rings: Mutex::new(0), rung: Condvar::new() }
-    }
-
-    pub(crate) fn ring(&self) {
-        *self.rings.lock().unwrap() += 1;
-        self.rung.notify_one();
-    }
-
-    /// Waits for at least one ring and takes all.
-    pub(crate) fn wait(&self) {
-        let mut rings = self.rings.lock().unwrap();
-        while *rings == 0 {
-            rings = self.rung.wait(rings).unwrap();
-        }
-        *rings = 0;
-    }
-
-    /// Rings that nobody has taken.
-    pub(crate) fn pending(&self) -> u64 {
-        *self.rings.lock().unwrap()
-    }
 }
