@@ -296,7 +296,7 @@ impl<M: RegionMemory> Connection<M> {
         }
         let payload = match header.payload_size as usize {
             0 => None,
-            size => match shared.pool.lease(size) {
+            size => match shared.pool.lease_for_request(size) {
                 None => return blocked,
                 Some(mut lease) => {
                     let ring = self.memory.view().request_ring();
