@@ -284,7 +284,11 @@ impl<M: RegionMemory> Table<M> {
         match (busy, self.hot.is_empty() && self.untold.is_empty()) {
             (true, _) => Turn::Busy,
             (false, false) => Turn::Polling,
-            (false, true) => Turn::Parked,
+            (false, true) => {
+                // What was forwarded since the last news gave its buffers back.
+                self.show_leases();
+                Turn::Parked
+            }
         }
     }
 

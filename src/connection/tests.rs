@@ -515,3 +515,25 @@ fn a_request_with_an_answers_bits_is_a_fault() {
         assert_eq!(shard.closed(client.slot), Some(Status::Fault));
     }
 }
+
+#[test]
+fn a_refused_request_is_counted_as_one_and_a_buffer_only_while_it_is_held() {
+    let mut shard = Shard::new(1);
+    let mut client = shard.connect();
+    client.send(MessageType::user(99), 1, b"four").unwrap();
+    client.send(SLOW, 2, b"").unwrap();
+    shard.settle();
+    let header = FrameHeader::request(SLOW, 2);
+    shard.worker.publish(client.slot, header.answer(Status::Ok), &[1; 5000]).unwrap();
+    shard.settle();
+    assert_eq!(shard.cool(), Turn::Parked);
+    let page = shard.metrics.export_prometheus();
+    for line in [
+        "annulus_requests_total{type=\"user\"} 2",
+        "annulus_responses_total{type=\"user\"} 2",
+        "annulus_errors_total{type=\"user\",status=\"unknown_type\"} 1",
+        "annulus_leases_in_use{shard=\"0\",tier=\"64KiB\"} 0",
+    ] {
+        assert!(page.lines().any(|shown| shown == line), "{line}\n{page}");
+    }
+}

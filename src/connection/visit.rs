@@ -350,7 +350,12 @@ impl<M: RegionMemory> Connection<M> {
         }
         self.responses.publish(ring, header.answer(status), detail)?;
         self.statistics.responses += 1;
-        shared.metrics.failed(MessageKind::from(header.message_type()), status);
+        self.statistics.response_bytes += detail.len() as u64;
+        let kind = MessageKind::from(header.message_type());
+        // A refused request is one, too: errors are a part of the requests.
+        shared.metrics.request_received(kind, u64::from(header.payload_size));
+        shared.metrics.responses_published(kind, 1, detail.len() as u64);
+        shared.metrics.failed(kind, status);
         Ok(Taken::Done)
     }
 }
