@@ -1,6 +1,7 @@
 //! A shard's connections: slots made at start-up, a hot list, and what goes out to the shell.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::in_flight::InFlightTable;
 use super::visit::{Shared, Visit};
@@ -23,6 +24,9 @@ const QUIET_VISITS_MIN: u32 = 32;
 /// How many slots ahead of a visit the line of the next request is asked for: a thousand connections
 /// do not fit a core's own cache. Measured with 1,000 × 64 B: 8–10 M/s with it, 4–8 M/s without.
 const PREFETCH_DISTANCE: usize = 2;
+/// How long a connection that found no buffer, or no room with a worker, waits before it tries again.
+/// Workers wait as long for a buffer.
+const STARVED_RETRY: Duration = Duration::from_millis(1);
 /// Bytes of the buffer into which most payloads are copied.
 const SCRATCH_SIZE: usize = 64 * 1024;
 static_assertions::const_assert!(SCRATCH_SIZE >= REPLY_INLINE_SIZE_MAX);
@@ -147,8 +151,11 @@ pub struct Table<M> {
     free: Vec<u32>,
     /// Slots that are polled every turn.
     hot: Vec<u32>,
-    /// Slots that wait for a buffer or a worker; polled again when a worker has news.
+    /// Slots that wait for a buffer or a worker; polled again when a worker has news, or when
+    /// `retry_starved_at` has come: a worker that takes a job or drops a lease tells nobody.
     starved: Vec<u32>,
+    /// Meaningful while `starved` is not empty.
+    retry_starved_at: Timestamp,
     /// Closed slots whose workers must still be told.
     untold: Vec<u32>,
     in_flight: InFlightTable,
@@ -177,6 +184,7 @@ impl<M: RegionMemory> Table<M> {
             free: (0..slot_count).rev().collect(),
             hot: Vec::with_capacity(count),
             starved: Vec::with_capacity(count),
+            retry_starved_at: Timestamp::default(),
             untold: Vec::with_capacity(count),
             in_flight: InFlightTable::new(IN_FLIGHT_PER_SHARD),
             scratch: vec![0; SCRATCH_SIZE].into_boxed_slice(),
@@ -259,6 +267,9 @@ impl<M: RegionMemory> Table<M> {
     /// One pass: news from workers, then every hot connection once.
     pub fn turn(&mut self, now: Timestamp, clock: &dyn Clock) -> Turn {
         let mut busy = self.take_news(now);
+        if self.starved_until().is_some_and(|until| now >= until) {
+            self.unpark_starved(now);
+        }
         self.tell_workers();
         let mut at = 0;
         // Bounded: each step either moves on or makes the list shorter.
@@ -292,11 +303,24 @@ impl<M: RegionMemory> Table<M> {
         }
     }
 
-    /// True when a worker has published something since the last turn: looked at once more after the
-    /// shard has announced that it parks.
+    /// True when a turn would find something to do: looked at once more after the shard has announced
+    /// that it parks.
     #[must_use]
     pub fn has_news(&self) -> bool {
+        // After a turn that found nothing, only `close_idle` makes a connection hot.
+        !self.hot.is_empty() || self.workers_have_news()
+    }
+
+    fn workers_have_news(&self) -> bool {
         self.options.links.iter().any(ShardEnd::has_news)
+    }
+
+    /// When the shard must turn again although nothing woke it: some connection waits for a buffer or
+    /// for room with a worker.
+    #[inline]
+    #[must_use]
+    pub fn starved_until(&self) -> Option<Timestamp> {
+        (!self.starved.is_empty()).then_some(self.retry_starved_at)
     }
 
     /// Closes connections that have been silent for the idle timeout; gives the time at which the
@@ -307,8 +331,21 @@ impl<M: RegionMemory> Table<M> {
         for slot in 0..self.slot_count {
             let entry = &self.slots[slot as usize];
             let State::Serving(connection) = &entry.state else { continue };
+            let view = connection.memory.view();
+            // A client that has done its part and not rung, because it was stopped before it could, is
+            // looked at once more: it publishes, or it frees the space that it is blocked for.
+            let moved = if entry.blocked {
+                !connection.responses.is_unmoved(view.response_ring())
+            } else {
+                !entry.starved && !connection.requests.is_empty(view.request_ring())
+            };
             // A client that waits for us is not idle; one that does not read its answers is.
-            if connection.in_flight.count() > 0 && !entry.blocked {
+            let waits = entry.starved || connection.in_flight.count() > 0;
+            if moved {
+                self.unpark(slot, now);
+                continue;
+            }
+            if waits && !entry.blocked {
                 continue;
             }
             let due = Timestamp(connection.last_active.0.saturating_add(timeout));
@@ -356,7 +393,7 @@ impl<M: RegionMemory> Table<M> {
 
     /// Makes every slot hot for which a worker has published something.
     fn take_news(&mut self, now: Timestamp) -> bool {
-        if !self.has_news() {
+        if !self.workers_have_news() {
             return false;
         }
         let Self { options, slots, hot, .. } = self;
@@ -455,12 +492,18 @@ impl<M: RegionMemory> Table<M> {
             return Visited::Quiet;
         }
         if requests == Visit::BlockedOnWorker {
+            if self.starved.is_empty() {
+                self.retry_starved_at = now.after(STARVED_RETRY);
+            }
             if !entry.starved {
                 entry.starved = true;
                 self.starved.push(slot);
             }
-            self.metrics().activity.backpressure_total.increment();
-            return Visited::Cooled;
+            // One whose replies wait for space as well has to hear from its client, too.
+            if !entry.blocked {
+                self.metrics().activity.backpressure_total.increment();
+                return Visited::Cooled;
+            }
         }
         let view = connection.memory.view();
         view.daemon_parked().arm();

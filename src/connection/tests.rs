@@ -9,7 +9,7 @@ use crate::error::IpcError;
 use crate::limits::{IN_FLIGHT_PER_CONNECTION, SYNC_REPLY_SIZE_MIN};
 use crate::link::{JobKind, WorkerEnd, link};
 use crate::metrics::{BuildInfo, Metrics, MetricsOptions};
-use crate::pool::{BufferPool, PoolSizes};
+use crate::pool::{BufferPool, Lease, PoolSizes};
 use crate::protocol::{Codec, JsonCodec};
 use crate::region::RegionView;
 use crate::ring::PublishError;
@@ -514,6 +514,67 @@ fn a_request_with_an_answers_bits_is_a_fault() {
         shard.settle();
         assert_eq!(shard.closed(client.slot), Some(Status::Fault));
     }
+}
+
+/// Takes every buffer of the shard's pool.
+fn take_all_buffers(shard: &Shard) -> Vec<Lease> {
+    std::iter::from_fn(|| shard.worker.pool().lease(1)).collect()
+}
+
+#[test]
+fn a_connection_that_found_no_buffer_tries_again_although_nobody_tells_it() {
+    let mut shard = Shard::new(1);
+    let mut client = shard.connect();
+    let held = take_all_buffers(&shard);
+    client.send(SLOW, 1, b"x").unwrap();
+    assert_eq!(shard.cool(), Turn::Parked);
+    // A handler drops its request and answers later: no news.
+    drop(held);
+    assert!(!shard.table.has_news());
+    let until = shard.table.starved_until().expect("somebody waits for a buffer");
+    shard.clock.0.set(until.0);
+    shard.settle();
+    assert!(shard.worker.take().is_some());
+    assert_eq!(shard.table.starved_until(), None);
+}
+
+#[test]
+fn one_that_waits_for_a_buffer_and_for_space_hears_from_its_client() {
+    let mut shard = Shard::new(1);
+    let mut client = shard.connect();
+    client.send(SLOW, 1, b"").unwrap();
+    shard.settle();
+    let header = FrameHeader::request(SLOW, 1);
+    // More than a response ring holds.
+    for _ in 0..20 {
+        shard.worker.publish(client.slot, header.chunk(), &[1; 1000]).unwrap();
+    }
+    shard.settle();
+    let _held = take_all_buffers(&shard);
+    client.send(SLOW, 2, b"x").unwrap();
+    assert_eq!(shard.cool(), Turn::Parked);
+    while client.receive().is_some() {}
+    assert!(client.region.view().daemon_blocked().take(), "the client must ring");
+    shard.table.doorbell(client.slot, shard.clock.now());
+    shard.settle();
+    assert!(client.receive().is_some());
+}
+
+#[test]
+fn a_client_whose_request_was_not_taken_up_is_not_silent() {
+    let mut shard = Shard::new(2);
+    let (mut late, mut stopped) = (shard.connect(), shard.connect());
+    assert_eq!(shard.cool(), Turn::Parked);
+    // One rings, and its ring is still under way; the other was stopped before it could.
+    late.send(MessageType::ECHO, 1, b"late").unwrap();
+    stopped.send(MessageType::ECHO, 1, b"stopped").unwrap();
+    shard.clock.0.set(2_000_000);
+    shard.table.close_idle(shard.clock.now());
+    assert!(shard.table.has_news(), "a shard with a request to take does not sleep");
+    shard.settle();
+    assert_eq!((shard.closed(late.slot), shard.closed(stopped.slot)), (None, None));
+    assert_eq!(late.receive().unwrap().3, b"late");
+    assert_eq!(stopped.receive().unwrap().3, b"stopped");
 }
 
 #[test]

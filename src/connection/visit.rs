@@ -116,6 +116,7 @@ impl<M: RegionMemory> Connection<M> {
         now: Timestamp,
     ) -> Visit {
         let mut result = Visit::Quiet;
+        let before = self.statistics.responses;
         for worker in 0..shared.links.len() {
             if self.workers_used & (1 << worker) == 0 {
                 continue;
@@ -128,7 +129,8 @@ impl<M: RegionMemory> Connection<M> {
                 other => result = other,
             }
         }
-        if result == Visit::Busy {
+        // One worker's replies may have moved where another's are blocked.
+        if self.statistics.responses != before {
             self.last_active = now;
         }
         result

@@ -217,10 +217,10 @@ impl DataShard {
             waker.parked().disarm();
             return;
         }
-        let until = match (self.idle_due, self.drain_until) {
-            (Some(idle), Some(drained)) => Some(idle.min(drained)),
-            (idle, drained) => idle.or(drained),
-        };
+        let until = [self.idle_due, self.drain_until, self.table.starved_until()]
+            .into_iter()
+            .flatten()
+            .min();
         let timeout = until.map(|until| Duration::from_nanos(until.since(now)));
         self.uring.wait(timeout);
         waker.parked().disarm();
