@@ -577,6 +577,13 @@ impl<M: RegionMemory> Table<M> {
         if closing.untold != 0 {
             self.untold.push(slot);
             self.tell_workers();
+            // What its client did not read may fill a reply ring, in which the worker wants to say that
+            // it has let go: visited once, so that there is space.
+            let entry = &mut self.slots[slot as usize];
+            if !entry.hot {
+                entry.warm();
+                self.hot.push(slot);
+            }
         }
     }
 

@@ -9,7 +9,7 @@ use crate::error::IpcError;
 use crate::limits::{IN_FLIGHT_PER_CONNECTION, SYNC_REPLY_SIZE_MIN};
 use crate::link::{JobKind, WorkerEnd, link};
 use crate::metrics::{BuildInfo, Metrics, MetricsOptions};
-use crate::pool::{BufferPool, Lease, PoolSizes};
+use crate::pool::{BufferPool, Lease, PoolSizes, TierIndex};
 use crate::protocol::{Codec, JsonCodec};
 use crate::region::RegionView;
 use crate::ring::PublishError;
@@ -596,5 +596,33 @@ fn a_refused_request_is_counted_as_one_and_a_buffer_only_while_it_is_held() {
         "annulus_leases_in_use{shard=\"0\",tier=\"64KiB\"} 0",
     ] {
         assert!(page.lines().any(|shown| shown == line), "{line}\n{page}");
+    }
+}
+
+#[test]
+fn a_client_that_dies_without_reading_leaves_no_slot_and_no_buffer_behind() {
+    let mut shard = Shard::new(1);
+    let mut client = shard.connect();
+    client.send(SLOW, 1, b"").unwrap();
+    shard.settle();
+    assert!(matches!(shard.worker.take().unwrap().kind, JobKind::Request { .. }));
+    let chunk = FrameHeader::request(SLOW, 1).chunk();
+    shard.worker.publish(client.slot, chunk, &[1; 5000]).unwrap();
+    // Until the response ring is full and the reply ring behind it.
+    for _ in 0..100 {
+        while shard.worker.publish(client.slot, chunk, &[1; 4000]).is_ok() {}
+        shard.settle();
+    }
+    assert_eq!(shard.cool(), Turn::Parked);
+    shard.table.end(client.slot, Ending::ClientLeft);
+    shard.table.shell_released(client.slot);
+    shard.settle();
+    assert!(matches!(shard.worker.take().unwrap().kind, JobKind::Closed));
+    shard.worker.acknowledge_closed(client.slot).unwrap();
+    shard.settle();
+    assert_eq!(shard.table.occupied_count(), 0);
+    let pool = shard.worker.pool();
+    for tier in TierIndex::ALL {
+        assert_eq!(pool.free_count(tier), pool.count(tier));
     }
 }
