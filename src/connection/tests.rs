@@ -1,6 +1,7 @@
 //! The table over plain memory, with a clock that only the test moves.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -28,19 +29,36 @@ const LONG: MessageType = MessageType::user(5);
 
 /// A region on the heap, shared by both sides.
 #[derive(Clone)]
-struct HeapRegion(Arc<Vec<AtomicU64>>);
+struct HeapRegion(Arc<Vec<AtomicU64>>, Rc<RefCell<Option<Interruption>>>);
+
+/// What happens when the region has been looked at so many times more.
+struct Interruption {
+    looks_left: u32,
+    act: Box<dyn FnOnce()>,
+}
 
 impl HeapRegion {
     fn new() -> Self {
         let words = (0..LAYOUT.size() / 8).map(|_| AtomicU64::new(0)).collect();
-        let region = Self(Arc::new(words));
+        let region = Self(Arc::new(words), Rc::default());
         region.view().initialize();
         region
+    }
+
+    /// Lets `act` happen just before the look after `looks_left` others.
+    fn interrupt(&self, looks_left: u32, act: impl FnOnce() + 'static) {
+        *self.1.borrow_mut() = Some(Interruption { looks_left, act: Box::new(act) });
     }
 }
 
 impl RegionMemory for HeapRegion {
     fn view(&self) -> RegionView<'_> {
+        let interruption = self.1.take();
+        match interruption {
+            Some(Interruption { looks_left: 0, act }) => act(),
+            Some(Interruption { looks_left, act }) => self.interrupt(looks_left - 1, act),
+            None => {}
+        }
         RegionView::new(&self.0, LAYOUT)
     }
 }
@@ -285,6 +303,66 @@ fn a_quiet_connection_parks_and_its_doorbell_wakes_it() {
     shard.settle();
     assert!(client.receive().is_some());
     assert!(!client.region.view().daemon_parked().take(), "a polled connection needs no ring");
+}
+
+/// Whatever a client does while its shard is about to park, and whether or not it finds the shard's flag
+/// set: it gets an answer. `prepare` sets the scene, `act` says whether the client rings.
+#[track_caller]
+fn at_every_look(prepare: fn(&mut Shard, &mut Client), act: fn(&mut Client) -> bool) {
+    // Bounded: a connection that is quiet is looked at a few hundred times before it parks.
+    for look in 0..2000 {
+        let mut shard = Shard::new(1);
+        let mut client = shard.connect();
+        prepare(&mut shard, &mut client);
+        let (slot, region) = (client.slot, client.region.clone());
+        let client = Rc::new(RefCell::new(client));
+        let (rang, actor) = (Rc::new(Cell::new(None)), Rc::clone(&client));
+        let told = Rc::clone(&rang);
+        region.interrupt(look, move || told.set(Some(act(&mut actor.borrow_mut()))));
+        shard.cool();
+        let Some(rang) = rang.get() else {
+            assert!(look > 30, "the shard looked at its client");
+            return;
+        };
+        if rang {
+            shard.table.doorbell(slot, shard.clock.now());
+        }
+        shard.settle();
+        assert!(client.borrow_mut().receive().is_some(), "nobody woke the shard, look {look}");
+    }
+    panic!("the shard never parks");
+}
+
+#[test]
+fn a_request_between_any_two_looks_of_its_shard_is_taken() {
+    at_every_look(
+        |shard, _| assert_eq!(shard.settle(), Turn::Polling),
+        |client| {
+            client.send(MessageType::ECHO, 1, b"x").unwrap();
+            client.region.view().daemon_parked().take()
+        },
+    );
+}
+
+#[test]
+fn space_that_is_freed_between_any_two_looks_of_its_shard_is_used() {
+    at_every_look(
+        |shard, client| {
+            // Bounded: both rings fill.
+            for id in 0.. {
+                if client.send(MessageType::ECHO, id, &[7; 1000]).is_err() {
+                    shard.settle();
+                    if client.send(MessageType::ECHO, id, &[7; 1000]).is_err() {
+                        break;
+                    }
+                }
+            }
+        },
+        |client| {
+            while client.receive().is_some() {}
+            client.region.view().daemon_blocked().take()
+        },
+    );
 }
 
 #[test]
