@@ -12,6 +12,7 @@ use crate::metrics::{LeaseTier, Metrics, ShardMetrics};
 use crate::pool::{BufferPool, TierIndex};
 use crate::protocol::Codec;
 use crate::region::{RegionLayout, RegionMemory};
+use crate::sync::sound;
 use crate::wire::{Features, Goodbye, Status};
 
 /// Requests in flight over all connections of a shard.
@@ -216,7 +217,9 @@ impl<M: RegionMemory> Table<M> {
     /// A client has rung its doorbell: polls it again.
     pub fn doorbell(&mut self, slot: u32, now: Timestamp) {
         self.metrics().activity.doorbells_received_total.increment();
-        self.unpark(slot, now);
+        if sound("a doorbell is heard") {
+            self.unpark(slot, now);
+        }
     }
 
     /// Ends a connection, for a reason that the shell saw.
@@ -252,6 +255,12 @@ impl<M: RegionMemory> Table<M> {
         self.slots.len() - self.free.len()
     }
 
+    /// Requests that wait for an asynchronous handler, over all connections.
+    #[must_use]
+    pub fn in_flight_count(&self) -> usize {
+        self.in_flight.count()
+    }
+
     /// What the shell has to do, in order; empty after the call.
     pub fn take_outputs(&mut self) -> impl Iterator<Item = Output> + '_ {
         self.outputs.drain(..)
@@ -274,6 +283,9 @@ impl<M: RegionMemory> Table<M> {
         let mut at = 0;
         // Bounded: each step either moves on or makes the list shorter.
         while let Some(&slot) = self.hot.get(at) {
+            if at > 0 && !sound("a turn visits every polled connection") {
+                break;
+            }
             if let Some(&ahead) = self.hot.get(at + PREFETCH_DISTANCE) {
                 self.slots[ahead as usize].touch();
             }
@@ -320,7 +332,8 @@ impl<M: RegionMemory> Table<M> {
     #[inline]
     #[must_use]
     pub fn starved_until(&self) -> Option<Timestamp> {
-        (!self.starved.is_empty()).then_some(self.retry_starved_at)
+        let waits = !self.starved.is_empty() && sound("who waits for a worker tries again");
+        waits.then_some(self.retry_starved_at)
     }
 
     /// Closes connections that have been silent for the idle timeout; gives the time at which the
@@ -341,7 +354,7 @@ impl<M: RegionMemory> Table<M> {
             };
             // A client that waits for us is not idle; one that does not read its answers is.
             let waits = entry.starved || connection.in_flight.count() > 0;
-            if moved {
+            if moved && sound("who waits for us is not idle") {
                 self.unpark(slot, now);
                 continue;
             }
@@ -481,7 +494,8 @@ impl<M: RegionMemory> Table<M> {
     fn visit_quiet(&mut self, slot: u32, requests: Visit, now: Timestamp) -> Visited {
         let entry = &mut self.slots[slot as usize];
         let State::Serving(connection) = &mut entry.state else { return Visited::Cooled };
-        if self.draining && connection.in_flight.count() == 0 && requests == Visit::Quiet {
+        let is_done = connection.in_flight.count() == 0 || !sound("a drain waits for answers");
+        if self.draining && is_done && requests == Visit::Quiet {
             self.close(slot, Ending::Shutdown);
             return Visited::Busy;
         }
@@ -515,7 +529,7 @@ impl<M: RegionMemory> Table<M> {
         let found = if entry.blocked {
             !connection.responses.is_unmoved(view.response_ring())
         } else {
-            !connection.requests.is_empty(view.request_ring())
+            !connection.requests.is_empty(view.request_ring()) && sound("last look for a request")
         };
         if found {
             view.daemon_parked().disarm();
@@ -561,7 +575,11 @@ impl<M: RegionMemory> Table<M> {
         });
         let closing = Closing {
             untold: connection.workers_used,
-            unacknowledged: connection.workers_used,
+            unacknowledged: if sound("a slot waits for its workers") {
+                connection.workers_used
+            } else {
+                0
+            },
             shell_done: false,
             connection_id: connection.connection_id,
             statistics: connection.statistics,
@@ -580,7 +598,7 @@ impl<M: RegionMemory> Table<M> {
             // What its client did not read may fill a reply ring, in which the worker wants to say that
             // it has let go: visited once, so that there is space.
             let entry = &mut self.slots[slot as usize];
-            if !entry.hot {
+            if !entry.hot && sound("a closed connection's replies are dropped") {
                 entry.warm();
                 self.hot.push(slot);
             }

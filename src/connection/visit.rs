@@ -18,6 +18,7 @@ use crate::pool::BufferPool;
 use crate::protocol::Codec;
 use crate::region::RegionMemory;
 use crate::ring::PublishError;
+use crate::sync::sound;
 use crate::wire::{Fault, FrameHeader, MessageType, Status, span};
 
 /// One in this many synchronous requests is timed: reading the clock twice costs as much as serving
@@ -81,7 +82,8 @@ impl<M: RegionMemory> Connection<M> {
     /// Takes frames up to the budget. `slot` is the connection's place in the table.
     pub(super) fn visit(&mut self, slot: u32, shared: &mut Shared<'_>, now: Timestamp) -> Visit {
         let mut bytes = 0;
-        for taken in 0..FRAMES_PER_VISIT {
+        let budget = if sound("a visit has a budget") { FRAMES_PER_VISIT } else { u32::MAX };
+        for taken in 0..budget {
             let view = self.memory.view();
             let header = match self.requests.poll(view.request_ring()) {
                 Ok(Some(header)) => header,
@@ -130,7 +132,7 @@ impl<M: RegionMemory> Connection<M> {
             }
         }
         // One worker's replies may have moved where another's are blocked.
-        if self.statistics.responses != before {
+        if self.statistics.responses != before && sound("replies are activity") {
             self.last_active = now;
         }
         result
@@ -335,6 +337,9 @@ impl<M: RegionMemory> Connection<M> {
         shared.metrics.request_received(MessageKind::Cancel, 0);
         let connection_id = self.connection_id;
         link.send(Job { slot, connection_id, kind: JobKind::Cancel { request_id } });
+        if !sound("a cancelled request ends once") {
+            let _ = self.answer(header, Status::Cancelled, b"", shared);
+        }
         Taken::Done
     }
 

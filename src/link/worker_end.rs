@@ -7,6 +7,7 @@ use super::{Job, REPLY_HOME, Shared};
 use crate::limits::REPLY_INLINE_SIZE_MAX;
 use crate::pool::BufferPool;
 use crate::ring::{Consumer, Home, Producer, PublishError};
+use crate::sync::sound;
 use crate::wire::{FrameFlags, FrameHeader, MessageType};
 
 /// The worker's end of a link; see the module's text.
@@ -123,7 +124,9 @@ impl WorkerEnd {
         match published {
             Ok(()) => {
                 self.shared.ready.add(slot);
-                self.shared.shard.wake_if_parked();
+                if sound("a reply wakes a parked shard") {
+                    self.shared.shard.wake_if_parked();
+                }
                 Ok(())
             }
             Err(PublishError::Full) => Err(ReplyError::Full),

@@ -18,7 +18,7 @@ use bitmap::Bitmap;
 
 use crate::limits::PAGE_SIZE;
 use crate::region::Mapping;
-use crate::sync::Arc;
+use crate::sync::{Arc, sound};
 
 /// Which tier a buffer belongs to, smallest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -134,7 +134,7 @@ impl BufferPool {
     /// wait for nothing but their client.
     #[must_use]
     pub fn lease_for_request(&self, size: usize) -> Option<Lease> {
-        let is_last = self.free_count(TierIndex::Mapped) <= 1;
+        let is_last = self.free_count(TierIndex::Mapped) <= 1 && sound("one buffer is for replies");
         // Note: replies may take a buffer between this look and the lease. That is harmless: requests
         // still hold all but one at most, because one thread leases for requests.
         self.lease_up_to(size, if is_last { TierIndex::Large } else { TierIndex::Mapped })
