@@ -22,20 +22,21 @@ pub fn spin_hint() {
     loom::thread::yield_now();
 }
 
-/// Always true, except in a model check that plants the bug called `canary` to see whether it is
-/// found: then the code that asks leaves out, or weakens, what it is about to do.
+/// Always true, except in a model check or a simulation that plants the bug called `canary` to see
+/// whether it is found: then the code that asks leaves out, or weakens, what it is about to do.
 ///
-/// `tools/canaries` finds every name in the source and makes sure that some model fails for it.
+/// `tools/canaries` finds every name in the source and makes sure that some check fails for it. A
+/// constant unless the private cfg `annulus_loom` or `annulus_canary` is set.
 #[doc(hidden)]
 #[inline(always)]
 #[must_use]
 pub fn sound(canary: &str) -> bool {
-    #[cfg(not(annulus_loom))]
+    #[cfg(not(any(annulus_loom, annulus_canary)))]
     let planted = {
         let _ = canary;
         false
     };
-    #[cfg(annulus_loom)]
+    #[cfg(any(annulus_loom, annulus_canary))]
     let planted = {
         use std::sync::LazyLock;
         static PLANTED: LazyLock<Option<String>> =

@@ -1,6 +1,7 @@
 //! A shard's connections: slots made at start-up, a hot list, and what goes out to the shell.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::in_flight::InFlightTable;
 use super::visit::{Shared, Visit};
@@ -24,6 +25,9 @@ const QUIET_VISITS_MIN: u32 = if MODELLED { 1 } else { 32 };
 /// How many slots ahead of a visit the line of the next request is asked for: a thousand connections
 /// do not fit a core's own cache. Measured with 1,000 × 64 B: 8–10 M/s with it, 4–8 M/s without.
 const PREFETCH_DISTANCE: usize = 2;
+/// How long a connection that found no buffer, or no room with a worker, waits before it tries again.
+/// Workers wait as long for a buffer.
+const STARVED_RETRY: Duration = Duration::from_millis(1);
 /// Bytes of the buffer into which most payloads are copied.
 const SCRATCH_SIZE: usize = 64 * 1024;
 static_assertions::const_assert!(SCRATCH_SIZE >= REPLY_INLINE_SIZE_MAX);
@@ -148,8 +152,11 @@ pub struct Table<M> {
     free: Vec<u32>,
     /// Slots that are polled every turn.
     hot: Vec<u32>,
-    /// Slots that wait for a buffer or a worker; polled again when a worker has news.
+    /// Slots that wait for a buffer or a worker; polled again when a worker has news, or when
+    /// `retry_starved_at` has come: a worker that takes a job or drops a lease tells nobody.
     starved: Vec<u32>,
+    /// Meaningful while `starved` is not empty.
+    retry_starved_at: Timestamp,
     /// Closed slots whose workers must still be told.
     untold: Vec<u32>,
     in_flight: InFlightTable,
@@ -178,6 +185,7 @@ impl<M: RegionMemory> Table<M> {
             free: (0..slot_count).rev().collect(),
             hot: Vec::with_capacity(count),
             starved: Vec::with_capacity(count),
+            retry_starved_at: Timestamp::default(),
             untold: Vec::with_capacity(count),
             in_flight: InFlightTable::new(IN_FLIGHT_PER_SHARD),
             scratch: vec![0; SCRATCH_SIZE].into_boxed_slice(),
@@ -209,7 +217,9 @@ impl<M: RegionMemory> Table<M> {
     /// A client has rung its doorbell: polls it again.
     pub fn doorbell(&mut self, slot: u32, now: Timestamp) {
         self.metrics().activity.doorbells_received_total.increment();
-        self.unpark(slot, now);
+        if sound("a doorbell is heard") {
+            self.unpark(slot, now);
+        }
     }
 
     /// Ends a connection, for a reason that the shell saw.
@@ -245,6 +255,12 @@ impl<M: RegionMemory> Table<M> {
         self.slots.len() - self.free.len()
     }
 
+    /// Requests that wait for an asynchronous handler, over all connections.
+    #[must_use]
+    pub fn in_flight_count(&self) -> usize {
+        self.in_flight.count()
+    }
+
     /// What the shell has to do, in order; empty after the call.
     pub fn take_outputs(&mut self) -> impl Iterator<Item = Output> + '_ {
         self.outputs.drain(..)
@@ -260,12 +276,18 @@ impl<M: RegionMemory> Table<M> {
     /// One pass: news from workers, then every hot connection once.
     pub fn turn(&mut self, now: Timestamp, clock: &dyn Clock) -> Turn {
         let mut busy = self.take_news(now);
+        if self.starved_until().is_some_and(|until| now >= until) {
+            self.unpark_starved(now);
+        }
         if !self.untold.is_empty() {
             self.tell_workers();
         }
         let mut at = 0;
         // Bounded: each step either moves on or makes the list shorter.
         while let Some(&slot) = self.hot.get(at) {
+            if at > 0 && !sound("a turn visits every polled connection") {
+                break;
+            }
             if let Some(&ahead) = self.hot.get(at + PREFETCH_DISTANCE) {
                 self.slots[ahead as usize].touch();
             }
@@ -287,27 +309,33 @@ impl<M: RegionMemory> Table<M> {
         match (busy, self.hot.is_empty() && self.untold.is_empty()) {
             (true, _) => Turn::Busy,
             (false, false) => Turn::Polling,
-            (false, true) => Turn::Parked,
+            (false, true) => {
+                // What was forwarded since the last news gave its buffers back.
+                self.show_leases();
+                Turn::Parked
+            }
         }
     }
 
-    /// True when some connection waits for a buffer or for room with a worker. Neither rings when it
-    /// comes: the shell calls [`Table::retry_starved`] now and then.
-    #[must_use]
-    pub fn has_starved(&self) -> bool {
-        !self.starved.is_empty()
-    }
-
-    /// Polls again who waits for a buffer or a worker.
-    pub fn retry_starved(&mut self, now: Timestamp) {
-        self.unpark_starved(now);
-    }
-
-    /// True when a worker has published something since the last turn: looked at once more after the
-    /// shard has announced that it parks.
+    /// True when a turn would find something to do: looked at once more after the shard has announced
+    /// that it parks.
     #[must_use]
     pub fn has_news(&self) -> bool {
+        // After a turn that found nothing, only `close_idle` makes a connection hot.
+        !self.hot.is_empty() || self.workers_have_news()
+    }
+
+    fn workers_have_news(&self) -> bool {
         self.options.links.iter().any(ShardEnd::has_news)
+    }
+
+    /// When the shard must turn again although nothing woke it: some connection waits for a buffer or
+    /// for room with a worker.
+    #[inline]
+    #[must_use]
+    pub fn starved_until(&self) -> Option<Timestamp> {
+        let waits = !self.starved.is_empty() && sound("who waits for a worker tries again");
+        waits.then_some(self.retry_starved_at)
     }
 
     /// Closes connections that have been silent for the idle timeout; gives the time at which the
@@ -318,8 +346,21 @@ impl<M: RegionMemory> Table<M> {
         for slot in 0..self.slot_count {
             let entry = &self.slots[slot as usize];
             let State::Serving(connection) = &entry.state else { continue };
+            let view = connection.memory.view();
+            // A client that has done its part and not rung, because it was stopped before it could, is
+            // looked at once more: it publishes, or it frees the space that it is blocked for.
+            let moved = if entry.blocked {
+                !connection.ends.responses.is_unmoved(view.response_ring())
+            } else {
+                !entry.starved && !connection.ends.requests.is_empty(view.request_ring())
+            };
             // A client that waits for us is not idle; one that does not read its answers is.
-            if connection.ends.in_flight.count() > 0 && !entry.blocked {
+            let waits = entry.starved || connection.ends.in_flight.count() > 0;
+            if moved && sound("who waits for us is not idle") {
+                self.unpark(slot, now);
+                continue;
+            }
+            if waits && !entry.blocked {
                 continue;
             }
             let due = Timestamp(connection.ends.last_active.0.saturating_add(timeout));
@@ -367,7 +408,7 @@ impl<M: RegionMemory> Table<M> {
 
     /// Makes every slot hot for which a worker has published something.
     fn take_news(&mut self, now: Timestamp) -> bool {
-        if !self.has_news() {
+        if !self.workers_have_news() {
             return false;
         }
         let Self { options, slots, hot, .. } = self;
@@ -457,8 +498,8 @@ impl<M: RegionMemory> Table<M> {
     fn visit_quiet(&mut self, slot: u32, requests: Visit, now: Timestamp) -> Visited {
         let entry = &mut self.slots[slot as usize];
         let State::Serving(connection) = &mut entry.state else { return Visited::Cooled };
-        let idle = connection.ends.in_flight.count() == 0 || !sound("drain waits for answers");
-        if self.draining && idle && requests == Visit::Quiet {
+        let is_done = connection.ends.in_flight.count() == 0 || !sound("a drain waits for answers");
+        if self.draining && is_done && requests == Visit::Quiet {
             self.close(slot, Ending::Shutdown);
             return Visited::Busy;
         }
@@ -469,12 +510,18 @@ impl<M: RegionMemory> Table<M> {
             return Visited::Quiet;
         }
         if requests == Visit::BlockedOnWorker {
+            if self.starved.is_empty() {
+                self.retry_starved_at = now.after(STARVED_RETRY);
+            }
             if !entry.starved {
                 entry.starved = true;
                 self.starved.push(slot);
             }
-            self.metrics().activity.backpressure_total.increment();
-            return Visited::Cooled;
+            // One whose replies wait for space as well has to hear from its client, too.
+            if !entry.blocked {
+                self.metrics().activity.backpressure_total.increment();
+                return Visited::Cooled;
+            }
         }
         let view = connection.memory.view();
         view.daemon_parked().arm();
@@ -487,6 +534,7 @@ impl<M: RegionMemory> Table<M> {
             !connection.ends.responses.is_unmoved(view.response_ring())
         } else {
             !connection.ends.requests.is_empty(view.request_ring())
+                && sound("last look for a request")
         };
         if found {
             view.daemon_parked().disarm();
@@ -532,7 +580,11 @@ impl<M: RegionMemory> Table<M> {
         });
         let closing = Closing {
             untold: connection.ends.workers_used,
-            unacknowledged: connection.ends.workers_used,
+            unacknowledged: if sound("a slot waits for its workers") {
+                connection.ends.workers_used
+            } else {
+                0
+            },
             shell_done: false,
             connection_id: connection.ends.connection_id,
             statistics: connection.ends.statistics,
@@ -540,7 +592,10 @@ impl<M: RegionMemory> Table<M> {
         // Drops the connection and with it the mapping.
         entry.state = State::Closing(closing);
         entry.blocked = false;
-        if closing.unacknowledged != 0 && !entry.hot && sound("closed reply ring emptied") {
+        if closing.unacknowledged != 0
+            && !entry.hot
+            && sound("a closed connection's replies are dropped")
+        {
             // Its reply ring may be full of what its client did not read, with no news to come:
             // emptied in the next turn, or the worker's last word would find no space.
             entry.hot = true;
@@ -575,10 +630,9 @@ impl<M: RegionMemory> Table<M> {
 
     fn free_if_done(&mut self, slot: u32) {
         let entry = &mut self.slots[slot as usize];
-        let State::Closing(closing) = &entry.state else { return };
-        let Closing { unacknowledged, shell_done, statistics, .. } = *closing;
-        let forgotten = unacknowledged == 0 || !sound("slot kept until its workers let go");
-        if forgotten && shell_done {
+        if let State::Closing(Closing { unacknowledged: 0, shell_done: true, statistics, .. }) =
+            entry.state
+        {
             entry.state = State::Free;
             self.free.push(slot);
             self.outputs.push(Output::Freed { slot, statistics });

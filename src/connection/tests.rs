@@ -1,6 +1,7 @@
 //! The table over plain memory, with a clock that only the test moves.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -9,7 +10,7 @@ use crate::error::IpcError;
 use crate::limits::{IN_FLIGHT_PER_CONNECTION, SYNC_REPLY_SIZE_MIN};
 use crate::link::{JobKind, WorkerEnd, link};
 use crate::metrics::{BuildInfo, Metrics, MetricsOptions};
-use crate::pool::{BufferPool, PoolSizes};
+use crate::pool::{BufferPool, Lease, PoolSizes, TierIndex};
 use crate::protocol::{Codec, JsonCodec};
 use crate::region::RegionView;
 use crate::ring::PublishError;
@@ -28,19 +29,36 @@ const LONG: MessageType = MessageType::user(5);
 
 /// A region on the heap, shared by both sides.
 #[derive(Clone)]
-struct HeapRegion(Arc<Vec<AtomicU64>>);
+struct HeapRegion(Arc<Vec<AtomicU64>>, Rc<RefCell<Option<Interruption>>>);
+
+/// What happens when the region has been looked at so many times more.
+struct Interruption {
+    looks_left: u32,
+    act: Box<dyn FnOnce()>,
+}
 
 impl HeapRegion {
     fn new() -> Self {
         let words = (0..LAYOUT.size() / 8).map(|_| AtomicU64::new(0)).collect();
-        let region = Self(Arc::new(words));
+        let region = Self(Arc::new(words), Rc::default());
         region.view().initialize();
         region
+    }
+
+    /// Lets `act` happen just before the look after `looks_left` others.
+    fn interrupt(&self, looks_left: u32, act: impl FnOnce() + 'static) {
+        *self.1.borrow_mut() = Some(Interruption { looks_left, act: Box::new(act) });
     }
 }
 
 impl RegionMemory for HeapRegion {
     fn view(&self) -> RegionView<'_> {
+        let interruption = self.1.take();
+        match interruption {
+            Some(Interruption { looks_left: 0, act }) => act(),
+            Some(Interruption { looks_left, act }) => self.interrupt(looks_left - 1, act),
+            None => {}
+        }
         RegionView::new(&self.0, LAYOUT)
     }
 }
@@ -87,7 +105,6 @@ impl Client {
 struct Shard {
     table: Table<HeapRegion>,
     worker: WorkerEnd,
-    pool: BufferPool,
     clock: ManualClock,
     metrics: Arc<Metrics>,
     outputs: Vec<Output>,
@@ -151,14 +168,14 @@ impl Shard {
             routes: Arc::new(routes),
             codecs: Arc::new([Arc::new(JsonCodec) as Arc<dyn Codec>]),
             links: vec![shard],
-            pool: pool.clone(),
+            pool,
             metrics: Arc::clone(&metrics),
             shard_index: 0,
             message_size_max: 8192,
             spin_ns: SPIN_NS,
             idle_timeout_ns: Some(1_000_000),
         });
-        Self { table, worker, pool, clock: ManualClock::default(), metrics, outputs: Vec::new() }
+        Self { table, worker, clock: ManualClock::default(), metrics, outputs: Vec::new() }
     }
 
     fn connect(&mut self) -> Client {
@@ -286,6 +303,66 @@ fn a_quiet_connection_parks_and_its_doorbell_wakes_it() {
     shard.settle();
     assert!(client.receive().is_some());
     assert!(!client.region.view().daemon_parked().take(), "a polled connection needs no ring");
+}
+
+/// Whatever a client does while its shard is about to park, and whether or not it finds the shard's flag
+/// set: it gets an answer. `prepare` sets the scene, `act` says whether the client rings.
+#[track_caller]
+fn at_every_look(prepare: fn(&mut Shard, &mut Client), act: fn(&mut Client) -> bool) {
+    // Bounded: a connection that is quiet is looked at a few hundred times before it parks.
+    for look in 0..2000 {
+        let mut shard = Shard::new(1);
+        let mut client = shard.connect();
+        prepare(&mut shard, &mut client);
+        let (slot, region) = (client.slot, client.region.clone());
+        let client = Rc::new(RefCell::new(client));
+        let (rang, actor) = (Rc::new(Cell::new(None)), Rc::clone(&client));
+        let told = Rc::clone(&rang);
+        region.interrupt(look, move || told.set(Some(act(&mut actor.borrow_mut()))));
+        shard.cool();
+        let Some(rang) = rang.get() else {
+            assert!(look > 30, "the shard looked at its client");
+            return;
+        };
+        if rang {
+            shard.table.doorbell(slot, shard.clock.now());
+        }
+        shard.settle();
+        assert!(client.borrow_mut().receive().is_some(), "nobody woke the shard, look {look}");
+    }
+    panic!("the shard never parks");
+}
+
+#[test]
+fn a_request_between_any_two_looks_of_its_shard_is_taken() {
+    at_every_look(
+        |shard, _| assert_eq!(shard.settle(), Turn::Polling),
+        |client| {
+            client.send(MessageType::ECHO, 1, b"x").unwrap();
+            client.region.view().daemon_parked().take()
+        },
+    );
+}
+
+#[test]
+fn space_that_is_freed_between_any_two_looks_of_its_shard_is_used() {
+    at_every_look(
+        |shard, client| {
+            // Bounded: both rings fill.
+            for id in 0.. {
+                if client.send(MessageType::ECHO, id, &[7; 1000]).is_err() {
+                    shard.settle();
+                    if client.send(MessageType::ECHO, id, &[7; 1000]).is_err() {
+                        break;
+                    }
+                }
+            }
+        },
+        |client| {
+            while client.receive().is_some() {}
+            client.region.view().daemon_blocked().take()
+        },
+    );
 }
 
 #[test]
@@ -442,50 +519,6 @@ fn a_slot_is_free_again_when_shell_and_worker_have_let_go() {
 }
 
 #[test]
-fn a_client_that_leaves_with_its_reply_ring_full_frees_its_slot() {
-    let mut shard = Shard::new(1);
-    let mut client = shard.connect();
-    client.send(SLOW, 1, b"payload").unwrap();
-    shard.settle();
-    // It reads nothing: both rings fill up, the connection is parked, and its worker waits for space.
-    let part = FrameHeader::request(SLOW, 1).chunk();
-    // To the last unit: not even the worker's last word fits.
-    for size in [1000, 0] {
-        let full = (0..1000).any(|_| {
-            shard.settle();
-            shard.worker.publish(client.slot, part, &[7; 1000][..size]).is_err()
-        });
-        assert!(full);
-    }
-    assert_eq!(shard.cool(), Turn::Parked);
-    shard.table.end(client.slot, Ending::ClientLeft);
-    shard.table.shell_released(client.slot);
-    shard.settle();
-    // The worker has no other way to say so than through the reply ring.
-    while !matches!(shard.worker.take().unwrap().kind, JobKind::Closed) {}
-    shard.worker.acknowledge_closed(client.slot).unwrap();
-    shard.settle();
-    assert_eq!(shard.table.occupied_count(), 0);
-}
-
-#[test]
-fn a_request_that_waits_for_a_buffer_is_tried_again_without_news() {
-    let mut shard = Shard::new(1);
-    let mut client = shard.connect();
-    let held: Vec<_> = std::iter::from_fn(|| shard.pool.lease(1)).collect();
-    client.send(SLOW, 1, b"payload").unwrap();
-    assert_eq!(shard.cool(), Turn::Parked);
-    assert!(shard.table.has_starved());
-    // Given back by a handler that has already replied: nobody tells the shard.
-    drop(held);
-    assert_eq!(shard.settle(), Turn::Parked);
-    shard.table.retry_starved(shard.clock.now());
-    shard.settle();
-    assert!(matches!(shard.worker.take().unwrap().kind, JobKind::Request { .. }));
-    assert!(!shard.table.has_starved());
-}
-
-#[test]
 fn silence_closes_a_connection_but_waiting_for_us_is_not_silence() {
     let mut shard = Shard::new(2);
     let (silent, mut waiting) = (shard.connect(), shard.connect());
@@ -558,5 +591,116 @@ fn a_request_with_an_answers_bits_is_a_fault() {
         client.requests.publish(client.region.view().request_ring(), header, b"").unwrap();
         shard.settle();
         assert_eq!(shard.closed(client.slot), Some(Status::Fault));
+    }
+}
+
+/// Takes every buffer of the shard's pool.
+fn take_all_buffers(shard: &Shard) -> Vec<Lease> {
+    std::iter::from_fn(|| shard.worker.pool().lease(1)).collect()
+}
+
+#[test]
+fn a_connection_that_found_no_buffer_tries_again_although_nobody_tells_it() {
+    let mut shard = Shard::new(1);
+    let mut client = shard.connect();
+    let held = take_all_buffers(&shard);
+    client.send(SLOW, 1, b"x").unwrap();
+    assert_eq!(shard.cool(), Turn::Parked);
+    // A handler drops its request and answers later: no news.
+    drop(held);
+    assert!(!shard.table.has_news());
+    let until = shard.table.starved_until().expect("somebody waits for a buffer");
+    shard.clock.0.set(until.0);
+    shard.settle();
+    assert!(shard.worker.take().is_some());
+    assert_eq!(shard.table.starved_until(), None);
+}
+
+#[test]
+fn one_that_waits_for_a_buffer_and_for_space_hears_from_its_client() {
+    let mut shard = Shard::new(1);
+    let mut client = shard.connect();
+    client.send(SLOW, 1, b"").unwrap();
+    shard.settle();
+    let header = FrameHeader::request(SLOW, 1);
+    // More than a response ring holds.
+    for _ in 0..20 {
+        shard.worker.publish(client.slot, header.chunk(), &[1; 1000]).unwrap();
+    }
+    shard.settle();
+    let _held = take_all_buffers(&shard);
+    client.send(SLOW, 2, b"x").unwrap();
+    assert_eq!(shard.cool(), Turn::Parked);
+    while client.receive().is_some() {}
+    assert!(client.region.view().daemon_blocked().take(), "the client must ring");
+    shard.table.doorbell(client.slot, shard.clock.now());
+    shard.settle();
+    assert!(client.receive().is_some());
+}
+
+#[test]
+fn a_client_whose_request_was_not_taken_up_is_not_silent() {
+    let mut shard = Shard::new(2);
+    let (mut late, mut stopped) = (shard.connect(), shard.connect());
+    assert_eq!(shard.cool(), Turn::Parked);
+    // One rings, and its ring is still under way; the other was stopped before it could.
+    late.send(MessageType::ECHO, 1, b"late").unwrap();
+    stopped.send(MessageType::ECHO, 1, b"stopped").unwrap();
+    shard.clock.0.set(2_000_000);
+    shard.table.close_idle(shard.clock.now());
+    assert!(shard.table.has_news(), "a shard with a request to take does not sleep");
+    shard.settle();
+    assert_eq!((shard.closed(late.slot), shard.closed(stopped.slot)), (None, None));
+    assert_eq!(late.receive().unwrap().3, b"late");
+    assert_eq!(stopped.receive().unwrap().3, b"stopped");
+}
+
+#[test]
+fn a_refused_request_is_counted_as_one_and_a_buffer_only_while_it_is_held() {
+    let mut shard = Shard::new(1);
+    let mut client = shard.connect();
+    client.send(MessageType::user(99), 1, b"four").unwrap();
+    client.send(SLOW, 2, b"").unwrap();
+    shard.settle();
+    let header = FrameHeader::request(SLOW, 2);
+    shard.worker.publish(client.slot, header.answer(Status::Ok), &[1; 5000]).unwrap();
+    shard.settle();
+    assert_eq!(shard.cool(), Turn::Parked);
+    let page = shard.metrics.export_prometheus();
+    for line in [
+        "annulus_requests_total{type=\"user\"} 2",
+        "annulus_responses_total{type=\"user\"} 2",
+        "annulus_errors_total{type=\"user\",status=\"unknown_type\"} 1",
+        "annulus_leases_in_use{shard=\"0\",tier=\"64KiB\"} 0",
+    ] {
+        assert!(page.lines().any(|shown| shown == line), "{line}\n{page}");
+    }
+}
+
+#[test]
+fn a_client_that_dies_without_reading_leaves_no_slot_and_no_buffer_behind() {
+    let mut shard = Shard::new(1);
+    let mut client = shard.connect();
+    client.send(SLOW, 1, b"").unwrap();
+    shard.settle();
+    assert!(matches!(shard.worker.take().unwrap().kind, JobKind::Request { .. }));
+    let chunk = FrameHeader::request(SLOW, 1).chunk();
+    shard.worker.publish(client.slot, chunk, &[1; 5000]).unwrap();
+    // Until the response ring is full and the reply ring behind it.
+    for _ in 0..100 {
+        while shard.worker.publish(client.slot, chunk, &[1; 4000]).is_ok() {}
+        shard.settle();
+    }
+    assert_eq!(shard.cool(), Turn::Parked);
+    shard.table.end(client.slot, Ending::ClientLeft);
+    shard.table.shell_released(client.slot);
+    shard.settle();
+    assert!(matches!(shard.worker.take().unwrap().kind, JobKind::Closed));
+    shard.worker.acknowledge_closed(client.slot).unwrap();
+    shard.settle();
+    assert_eq!(shard.table.occupied_count(), 0);
+    let pool = shard.worker.pool();
+    for tier in TierIndex::ALL {
+        assert_eq!(pool.free_count(tier), pool.count(tier));
     }
 }

@@ -18,6 +18,7 @@ use crate::pool::BufferPool;
 use crate::protocol::Codec;
 use crate::region::RegionView;
 use crate::ring::{PublishError, RingView};
+use crate::sync::sound;
 use crate::wire::{Fault, FrameHeader, MessageType, Status, span};
 
 /// One in this many synchronous requests is timed: reading the clock twice costs as much as serving
@@ -96,7 +97,8 @@ impl Ends {
     ) -> Visit {
         let rings = Rings { requests: view.request_ring(), responses: view.response_ring() };
         let mut bytes = 0;
-        for taken in 0..FRAMES_PER_VISIT {
+        let budget = if sound("a visit has a budget") { FRAMES_PER_VISIT } else { u32::MAX };
+        for taken in 0..budget {
             let header = match self.requests.poll(rings.requests) {
                 Ok(Some(header)) => header,
                 Ok(None) if taken == 0 => return Visit::Quiet,
@@ -130,6 +132,7 @@ impl Ends {
         now: Timestamp,
     ) -> Visit {
         let mut result = Visit::Quiet;
+        let before = self.statistics.responses;
         for worker in 0..shared.links.len() {
             if self.workers_used & (1 << worker) == 0 {
                 continue;
@@ -142,7 +145,8 @@ impl Ends {
                 other => result = other,
             }
         }
-        if result == Visit::Busy {
+        // One worker's replies may have moved where another's are blocked.
+        if self.statistics.responses != before && sound("replies are activity") {
             self.last_active = now;
         }
         result
@@ -213,7 +217,7 @@ impl Ends {
         // An owned pointer would cost two shared counters on the hot path; routes never change.
         let routes = shared.routes;
         match routes.find(message_type) {
-            Some(Route::Cancel) => Ok(self.cancel(slot, header, shared)),
+            Some(Route::Cancel) => Ok(self.cancel(rings.responses, slot, header, shared)),
             _ if shared.draining => {
                 let detail = b"the daemon is shutting down";
                 self.answer(rings.responses, header, Status::ShuttingDown, detail, shared)
@@ -319,7 +323,7 @@ impl Ends {
         }
         let payload = match header.payload_size as usize {
             0 => None,
-            size => match shared.pool.lease(size) {
+            size => match shared.pool.lease_for_request(size) {
                 None => return blocked,
                 Some(mut lease) => {
                     self.requests.copy_payload(rings.requests, header, &mut lease)?;
@@ -343,7 +347,13 @@ impl Ends {
     }
 
     /// Passes a cancellation on. A request that has ended, or never was, is no error.
-    fn cancel(&mut self, slot: u32, header: &FrameHeader, shared: &mut Shared<'_>) -> Taken {
+    fn cancel(
+        &mut self,
+        ring: RingView<'_>,
+        slot: u32,
+        header: &FrameHeader,
+        shared: &mut Shared<'_>,
+    ) -> Taken {
         let request_id = header.request_id;
         let Some(request) = shared.in_flight.find(&self.in_flight, request_id) else {
             return Taken::Done;
@@ -355,6 +365,9 @@ impl Ends {
         shared.metrics.request_received(MessageKind::Cancel, 0);
         let connection_id = self.connection_id;
         link.send(Job { slot, connection_id, kind: JobKind::Cancel { request_id } });
+        if !sound("a cancelled request ends once") {
+            let _ = self.answer(ring, header, Status::Cancelled, b"", shared);
+        }
         Taken::Done
     }
 
@@ -372,7 +385,12 @@ impl Ends {
         }
         self.responses.publish(ring, header.answer(status), detail)?;
         self.statistics.responses += 1;
-        shared.metrics.failed(MessageKind::from(header.message_type()), status);
+        self.statistics.response_bytes += detail.len() as u64;
+        let kind = MessageKind::from(header.message_type());
+        // A refused request is one, too: errors are a part of the requests.
+        shared.metrics.request_received(kind, u64::from(header.payload_size));
+        shared.metrics.responses_published(kind, 1, detail.len() as u64);
+        shared.metrics.failed(kind, status);
         Ok(Taken::Done)
     }
 }

@@ -108,8 +108,8 @@ impl ShardEnd {
                 // A lease is at most the largest message, far below 4 GiB.
                 Ok(()) => Ok(u32::try_from(lease.len()).unwrap_or(u32::MAX)),
                 Err(error) => {
-                    // Not delivered: the token in the ring keeps the buffer.
-                    if sound("undelivered lease kept") {
+                    if sound("an undelivered reply keeps its buffer") {
+                        // Not delivered: the token in the ring keeps the buffer.
                         let _ = lease.into_token();
                     }
                     Err(error)
@@ -130,10 +130,12 @@ impl ShardEnd {
     /// the worker's last word on the connection.
     pub fn discard(&mut self, slot: usize) -> Forwarded {
         let Some(reply) = self.peek(slot) else { return Forwarded::Nothing };
-        if reply.flags & FrameFlags::LEASED.bits() != 0 && sound("discarded lease given back") {
+        if reply.flags & FrameFlags::LEASED.bits() != 0 {
             let mut bytes = [0; 8];
             self.copy_payload(slot, &reply, &mut bytes);
-            drop(Lease::from_token(&self.shared.pool, token(&bytes)));
+            if sound("a discarded reply gives its buffer back") {
+                drop(Lease::from_token(&self.shared.pool, token(&bytes)));
+            }
         }
         self.release(slot, &reply);
         if reply.message_type() == CLOSED_DONE {
@@ -157,7 +159,7 @@ impl ShardEnd {
 
     fn release(&mut self, slot: usize, reply: &FrameHeader) {
         self.replies[slot].release(self.shared.replies(slot), reply);
-        if self.shared.worker_blocked(slot).take() {
+        if self.shared.worker_blocked(slot).take() && sound("a worker hears of space") {
             self.shared.worker.wake();
         }
     }

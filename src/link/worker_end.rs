@@ -126,7 +126,9 @@ impl WorkerEnd {
         match published {
             Ok(()) => {
                 self.shared.ready.add(slot);
-                self.shared.shard.wake_if_parked();
+                if sound("a reply wakes a parked shard") {
+                    self.shared.shard.wake_if_parked();
+                }
                 Ok(())
             }
             Err(PublishError::Full) => Err(ReplyError::Full),

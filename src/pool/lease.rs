@@ -141,6 +141,15 @@ mod tests {
     }
 
     #[test]
+    fn requests_leave_the_last_of_the_largest_buffers_to_replies() {
+        let pool = pool();
+        let requests: Vec<Lease> = std::iter::from_fn(|| pool.lease_for_request(1)).collect();
+        assert_eq!(requests.len(), 6);
+        assert!(pool.lease_for_request(10 << 20).is_none());
+        assert_eq!(pool.lease(1).unwrap().tier(), TierIndex::Mapped);
+    }
+
+    #[test]
     fn leases_do_not_overlap() {
         let pool = pool();
         let mut held: Vec<Lease> = std::iter::from_fn(|| pool.lease(4096)).collect();

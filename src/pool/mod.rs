@@ -22,6 +22,7 @@ use crate::limits::PAGE_SIZE;
 use crate::region::Mapping as Buffers;
 #[cfg(annulus_loom)]
 use crate::stand_in::Buffers;
+use crate::sync::sound;
 
 /// Which tier a buffer belongs to, smallest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -115,13 +116,32 @@ impl BufferPool {
     /// `None`: nothing that large is free now, or ever (see [`BufferPool::buffer_size_max`]).
     #[must_use]
     pub fn lease(&self, size: usize) -> Option<Lease> {
+        self.lease_up_to(size, TierIndex::Mapped)
+    }
+
+    fn lease_up_to(&self, size: usize, largest: TierIndex) -> Option<Lease> {
         TierIndex::ALL
             .into_iter()
+            .filter(|tier| *tier <= largest)
             .filter(|tier| self.inner.sizes.buffer_size[*tier as usize] >= size as u64)
             .find_map(|tier| {
                 let index = self.inner.free[tier as usize].take()?;
                 Some(Lease::new(self.clone(), tier, index, size))
             })
+    }
+
+    /// [`BufferPool::lease`] for a request on its way to a worker: leaves the last buffer of the
+    /// largest tier alone.
+    ///
+    /// A handler may keep its request while it waits for a buffer for its reply. If requests could
+    /// hold every buffer, all of them would wait for ever; so the last one goes to replies only, which
+    /// wait for nothing but their client.
+    #[must_use]
+    pub fn lease_for_request(&self, size: usize) -> Option<Lease> {
+        let is_last = self.free_count(TierIndex::Mapped) <= 1 && sound("one buffer is for replies");
+        // Note: replies may take a buffer between this look and the lease. That is harmless: requests
+        // still hold all but one at most, because one thread leases for requests.
+        self.lease_up_to(size, if is_last { TierIndex::Large } else { TierIndex::Mapped })
     }
 
     /// Bytes of the largest lease.

@@ -30,9 +30,6 @@ const IDLE_TURNS_PER_CLOCK: u32 = 16;
 const TURNS_PER_LOOK: u32 = 16;
 /// Longest time between two such looks while turns are long.
 const LOOK_INTERVAL_NS: u64 = 5_000;
-/// How long a shard sleeps at most while some connection waits for a buffer or for room in a job ring:
-/// a worker that gives one back after its last reply does not ring.
-const STARVED_RETRY: Duration = Duration::from_millis(1);
 
 /// A connection on its way from the control thread to its shard.
 pub(crate) struct Arrival {
@@ -179,7 +176,6 @@ impl DataShard {
                     now = self.clock.now();
                     looked_at = now;
                     self.look_around(now);
-                    self.table.retry_starved(now);
                 }
             }
         }
@@ -220,8 +216,10 @@ impl DataShard {
             waker.parked().disarm();
             return;
         }
-        let retry = self.table.has_starved().then(|| now.after(STARVED_RETRY));
-        let until = [self.idle_due, self.drain_until, retry].into_iter().flatten().min();
+        let until = [self.idle_due, self.drain_until, self.table.starved_until()]
+            .into_iter()
+            .flatten()
+            .min();
         let timeout = until.map(|until| Duration::from_nanos(until.since(now)));
         self.uring.wait(timeout);
         waker.parked().disarm();
