@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::in_flight::InFlightTable;
 use super::visit::{Shared, Visit};
 use super::{Clock, Connection, ConnectionStatistics, Ending, Routes, Timestamp};
-use crate::limits::REPLY_INLINE_SIZE_MAX;
+use crate::limits::{IN_FLIGHT_PER_CONNECTION, REPLY_INLINE_SIZE_MAX};
 use crate::link::{Forwarded, Job, JobKind, ShardEnd};
 use crate::metrics::{LeaseTier, Metrics, ShardMetrics};
 use crate::pool::{BufferPool, TierIndex};
@@ -13,8 +13,6 @@ use crate::protocol::Codec;
 use crate::region::{RegionLayout, RegionMemory};
 use crate::wire::{Features, Goodbye, Status};
 
-/// Requests in flight over all connections of a shard.
-const IN_FLIGHT_PER_SHARD: usize = 16_384;
 /// Visits that must find nothing before a connection is parked, however long ago its last frame is.
 ///
 /// With a thousand busy connections a turn takes longer than the spin budget, and time alone would park
@@ -178,7 +176,9 @@ impl<M: RegionMemory> Table<M> {
             hot: Vec::with_capacity(count),
             starved: Vec::with_capacity(count),
             untold: Vec::with_capacity(count),
-            in_flight: InFlightTable::new(IN_FLIGHT_PER_SHARD),
+            // Every connection's share: some that never read their answers take nobody else's. What
+            // is not used is not touched.
+            in_flight: InFlightTable::new(count * IN_FLIGHT_PER_CONNECTION as usize),
             scratch: vec![0; SCRATCH_SIZE].into_boxed_slice(),
             // At most one of each kind for each slot in a turn.
             outputs: Vec::with_capacity(3 * count + 8),
