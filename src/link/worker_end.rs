@@ -4,22 +4,24 @@ use std::sync::Arc;
 
 use super::job::{CLOSED_DONE, DESCRIPTOR_SIZE};
 use super::{Job, REPLY_HOME, Shared};
-use crate::limits::REPLY_INLINE_SIZE_MAX;
+use crate::limits::{LEASED_REPLIES_PER_CONNECTION, REPLY_INLINE_SIZE_MAX};
 use crate::pool::BufferPool;
 use crate::ring::{Consumer, Home, Producer, PublishError};
-use crate::wire::{FrameFlags, FrameHeader, MessageType};
+use crate::wire::{FrameFlags, FrameHeader, MessageType, Position};
 
 /// The worker's end of a link; see the module's text.
 pub struct WorkerEnd {
     shared: Arc<Shared>,
     jobs: Consumer,
     replies: Box<[Producer]>,
+    /// Where each slot's last leased replies end, oldest first.
+    leased: Box<[[Position; LEASED_REPLIES_PER_CONNECTION]]>,
 }
 
 /// Why a reply was not published; try again when the worker is woken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReplyError {
-    /// The client does not read: its reply ring is full.
+    /// The client does not read: its reply ring is full, or holds as many leases as it may.
     Full,
     /// The reply needs a buffer and none is free.
     NoLease,
@@ -30,7 +32,9 @@ pub enum ReplyError {
 impl WorkerEnd {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
         let replies = (0..shared.slot_count).map(|_| Producer::new(REPLY_HOME, false)).collect();
-        Self { shared, jobs: Consumer::new(Home::NONE, false), replies }
+        let leased = vec![[REPLY_HOME.start(); LEASED_REPLIES_PER_CONNECTION]; shared.slot_count];
+        let jobs = Consumer::new(Home::NONE, false);
+        Self { shared, jobs, replies, leased: leased.into() }
     }
 
     /// Takes the oldest job.
@@ -63,8 +67,9 @@ impl WorkerEnd {
     ///
     /// # Errors
     ///
-    /// [`ReplyError::Full`] and [`ReplyError::NoLease`] pass: the worker is woken when it makes sense
-    /// to try again (for `NoLease`: at the next wake-up). [`ReplyError::TooLarge`] does not.
+    /// [`ReplyError::Full`] passes, and the worker is woken when it makes sense to try again.
+    /// [`ReplyError::NoLease`] passes too, but nobody rings: other connections give buffers back.
+    /// [`ReplyError::TooLarge`] does not pass.
     pub fn publish(
         &mut self,
         slot: u32,
@@ -78,8 +83,14 @@ impl WorkerEnd {
         if payload.len() as u64 > self.shared.pool.buffer_size_max() {
             return Err(ReplyError::TooLarge);
         }
-        let Some(mut lease) = self.shared.pool.lease(payload.len()) else {
+        if !self.may_lease(slot) {
+            // Armed before the second look, so the shard's next release either is seen or wakes us.
             self.shared.worker_blocked(slot).arm();
+            if !self.may_lease(slot) {
+                return Err(ReplyError::Full);
+            }
+        }
+        let Some(mut lease) = self.shared.pool.lease_spare(payload.len()) else {
             return Err(ReplyError::NoLease);
         };
         lease.copy_from_slice(payload);
@@ -87,7 +98,21 @@ impl WorkerEnd {
         let token = lease.into_token();
         self.publish_inline(slot, header, &token.0.to_le_bytes()).inspect_err(|_| {
             drop(crate::pool::Lease::from_token(&self.shared.pool, token));
-        })
+        })?;
+        self.leased[slot].rotate_left(1);
+        self.leased[slot][LEASED_REPLIES_PER_CONNECTION - 1] = self.replies[slot].tail();
+        Ok(())
+    }
+
+    /// True when the shard has taken the oldest of the leased replies that a slot may have waiting.
+    fn may_lease(&mut self, slot: usize) -> bool {
+        let oldest = self.leased[slot][0];
+        let replies = &mut self.replies[slot];
+        if oldest > replies.head_seen() {
+            let looked = replies.is_drained(self.shared.replies(slot));
+            looked.expect("a reply ring has no hostile reader");
+        }
+        oldest <= replies.head_seen()
     }
 
     /// Tells the shard that nothing more comes for the connection that was in `slot`.

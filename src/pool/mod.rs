@@ -121,6 +121,22 @@ impl BufferPool {
             })
     }
 
+    /// [`BufferPool::lease`] for what a client decides when to give back: a reply that waits to be
+    /// read. It leaves half of each tier that has more than one buffer to the others, because a
+    /// request's buffer comes back by itself and a reply's may not.
+    #[must_use]
+    pub fn lease_spare(&self, size: usize) -> Option<Lease> {
+        TierIndex::ALL
+            .into_iter()
+            .filter(|tier| self.inner.sizes.buffer_size[*tier as usize] >= size as u64)
+            // Other threads may take one at the same moment: a half is not a promise to the last.
+            .filter(|tier| self.free_count(*tier) > self.count(*tier) / 2)
+            .find_map(|tier| {
+                let index = self.inner.free[tier as usize].take()?;
+                Some(Lease::new(self.clone(), tier, index, size))
+            })
+    }
+
     /// Bytes of the largest lease.
     #[must_use]
     pub fn buffer_size_max(&self) -> u64 {

@@ -7,8 +7,6 @@ use std::rc::Rc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use futures_lite::FutureExt;
-
 use crate::error::IpcError;
 use crate::link::{Job, ReplyError, WorkerEnd};
 use crate::wire::FrameHeader;
@@ -168,9 +166,8 @@ impl Session {
                     return Ok(());
                 }
                 Err(ReplyError::Full) => self.link.wait().await,
-                Err(ReplyError::NoLease) => {
-                    self.link.wait().or(glommio::timer::sleep(LEASE_RETRY)).await;
-                }
+                // Not among the waiters: a retry each millisecond would pile up their wakers.
+                Err(ReplyError::NoLease) => glommio::timer::sleep(LEASE_RETRY).await,
                 Err(ReplyError::TooLarge) => {
                     let max = self.link.end.borrow().pool().buffer_size_max();
                     return Err(IpcError::MessageTooLarge { size: payload.len() as u64, max });
