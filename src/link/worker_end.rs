@@ -115,6 +115,22 @@ impl WorkerEnd {
         oldest <= replies.head_seen()
     }
 
+    /// Where a slot's reply ring had its head when it was last looked at.
+    #[must_use]
+    pub fn head_seen(&self, slot: u32) -> Position {
+        self.replies[slot as usize].head_seen()
+    }
+
+    /// True when who found a slot's ring full, with its head there, can go on waiting: nothing has
+    /// been freed since, and the shard's next release rings. With the flag taken it would not, and
+    /// with the head moved there may be space, even if somebody else has armed the flag since.
+    pub fn will_ring(&mut self, slot: u32, head: Position) -> bool {
+        let slot = slot as usize;
+        let looked = self.replies[slot].is_drained(self.shared.replies(slot));
+        looked.expect("a reply ring has no hostile reader");
+        self.shared.worker_blocked(slot).is_armed() && self.replies[slot].head_seen() == head
+    }
+
     /// Tells the shard that nothing more comes for the connection that was in `slot`.
     ///
     /// # Errors

@@ -9,17 +9,25 @@ use std::time::Duration;
 
 use crate::error::IpcError;
 use crate::link::{Job, ReplyError, WorkerEnd};
-use crate::wire::FrameHeader;
+use crate::wire::{FrameHeader, Position};
 
 /// How long a reply that found no buffer waits before it tries again; buffers are given back by
 /// other connections, which do not know of us.
 const LEASE_RETRY: Duration = Duration::from_millis(1);
 
+/// A task that waits for space in one slot's reply ring.
+struct Waiter {
+    slot: u32,
+    /// Where the ring's head was when there was no space.
+    head: Position,
+    waker: Waker,
+}
+
 /// The worker's end of one link, shared by its tasks (all on one thread).
 pub(super) struct LinkState {
     end: RefCell<WorkerEnd>,
-    /// Tasks that wait for space in some reply ring; all are woken when the shard rings.
-    waiters: RefCell<Vec<Waker>>,
+    /// Tasks that wait for space in some reply ring.
+    waiters: RefCell<Vec<Waiter>>,
 }
 
 impl LinkState {
@@ -43,21 +51,41 @@ impl LinkState {
         self.end.borrow().disarm();
     }
 
+    /// Wakes who waits for a slot in whose reply ring the shard has freed space since.
+    ///
+    /// Not everybody: thousands of requests of clients that never read would otherwise try again
+    /// each time that anybody asks for anything.
     pub(super) fn wake_waiters(&self) {
-        for waiter in self.waiters.borrow_mut().drain(..) {
-            waiter.wake();
-        }
+        let mut end = self.end.borrow_mut();
+        self.waiters.borrow_mut().retain(|waiter| {
+            let waits = end.will_ring(waiter.slot, waiter.head);
+            if !waits {
+                waiter.waker.wake_by_ref();
+            }
+            waits
+        });
     }
 
-    /// Ends at the next [`LinkState::wake_waiters`].
-    async fn wait(&self) {
+    /// Wakes who waits for this slot, whose connection is gone.
+    fn wake_waiters_of(&self, slot: u32) {
+        self.waiters.borrow_mut().retain(|waiter| {
+            if waiter.slot == slot {
+                waiter.waker.wake_by_ref();
+            }
+            waiter.slot != slot
+        });
+    }
+
+    /// Ends when the shard has freed space for `slot`. The caller has just found its ring full.
+    async fn wait(&self, slot: u32) {
         let mut registered = false;
         poll_fn(|context| {
             if registered {
                 return Poll::Ready(());
             }
             registered = true;
-            self.waiters.borrow_mut().push(context.waker().clone());
+            let head = self.end.borrow().head_seen(slot);
+            self.waiters.borrow_mut().push(Waiter { slot, head, waker: context.waker().clone() });
             Poll::Pending
         })
         .await;
@@ -107,13 +135,13 @@ impl Sessions {
                 ticket.cancel();
             }
             // Those that wait for space would otherwise sleep on.
-            self.link.wake_waiters();
+            self.link.wake_waiters_of(slot);
         }
         let link = Rc::clone(&self.link);
         glommio::spawn_local(async move {
             // Bounded: the shard empties the reply ring of a closed connection.
             while link.end.borrow_mut().acknowledge_closed(slot).is_err() {
-                link.wait().await;
+                link.wait(slot).await;
             }
         })
         .detach();
@@ -165,7 +193,7 @@ impl Session {
                     }
                     return Ok(());
                 }
-                Err(ReplyError::Full) => self.link.wait().await,
+                Err(ReplyError::Full) => self.link.wait(self.slot).await,
                 // Not among the waiters: a retry each millisecond would pile up their wakers.
                 Err(ReplyError::NoLease) => glommio::timer::sleep(LEASE_RETRY).await,
                 Err(ReplyError::TooLarge) => {
