@@ -3,6 +3,7 @@
 //! The shell around the state machine: it owns descriptors, reads the clock, sleeps and wakes.
 //! After start-up it allocates nothing and waits only where it parks.
 
+mod ringer;
 mod uring;
 
 use std::os::fd::{AsFd, OwnedFd};
@@ -13,6 +14,7 @@ use crossbeam_queue::ArrayQueue;
 use rustix::net::{SendFlags, Shutdown};
 use zerocopy::IntoBytes;
 
+use self::ringer::Ringer;
 use self::uring::{Event, Purpose, SlotKey, Uring};
 use crate::connection::{
     Clock, Ending, NewConnection, Output, Table, TableOptions, Timestamp, Turn,
@@ -82,10 +84,6 @@ struct Seat {
     generation: u32,
     /// Operations of the uring that still name these descriptors.
     operations: u32,
-    /// A write to the response doorbell is under way; at most one is.
-    ringing: bool,
-    /// The client parked again meanwhile: ring once more when that write is done.
-    ring_again: bool,
     closing: bool,
 }
 
@@ -101,6 +99,7 @@ impl Clock for MonotonicClock {
 pub(crate) struct DataShard {
     table: Table<Region>,
     uring: Uring,
+    ringer: Ringer,
     seats: Box<[Seat]>,
     shared: Arc<ShardShared>,
     clock: MonotonicClock,
@@ -118,7 +117,7 @@ impl DataShard {
     ///
     /// # Errors
     ///
-    /// The system's, when it gives no uring.
+    /// The system's, when it gives no uring or no ringer.
     pub(crate) fn new(
         options: TableOptions,
         shared: Arc<ShardShared>,
@@ -131,6 +130,7 @@ impl DataShard {
         Ok(Self {
             table: Table::new(options),
             uring,
+            ringer: Ringer::new()?,
             seats: (0..slot_count).map(|_| Seat::default()).collect(),
             shared,
             clock: MonotonicClock(Instant::now()),
@@ -266,7 +266,7 @@ impl DataShard {
                     self.uring.watch(waker.doorbell().as_fd(), Purpose::Wake);
                 }
                 Purpose::Wake | Purpose::Removed => {}
-                Purpose::Doorbell(key) | Purpose::Socket(key) | Purpose::Rung(key) => {
+                Purpose::Doorbell(key) | Purpose::Socket(key) => {
                     self.take_seat_event(event, key, now);
                 }
             }
@@ -291,12 +291,6 @@ impl DataShard {
             // A watch that the kernel refuses would be refused again.
             Purpose::Doorbell(_) | Purpose::Socket(_) if event.result < 0 => {
                 self.table.end(key.slot, Ending::ClientLeft);
-            }
-            Purpose::Rung(_) => {
-                seat.ringing = false;
-                if std::mem::take(&mut seat.ring_again) {
-                    self.ring(key.slot);
-                }
             }
             Purpose::Doorbell(_) => {
                 self.table.doorbell(key.slot, now);
@@ -362,19 +356,13 @@ impl DataShard {
     }
 
     fn ring(&mut self, slot: u32) {
-        let seat = &mut self.seats[slot as usize];
-        let Some(descriptors) = &seat.descriptors else { return };
-        if seat.closing {
-            return;
+        let seat = &self.seats[slot as usize];
+        match &seat.descriptors {
+            Some(descriptors) if !seat.closing => {
+                self.ringer.ring(descriptors.response_doorbell.as_fd());
+            }
+            _ => {}
         }
-        if seat.ringing {
-            seat.ring_again = true;
-            return;
-        }
-        seat.ringing = true;
-        seat.operations += 1;
-        let key = SlotKey { slot, generation: seat.generation };
-        self.uring.ring_doorbell(descriptors.response_doorbell.as_fd(), Purpose::Rung(key));
     }
 
     /// Says why, hangs up, and ends all operations on the slot's descriptors.
@@ -389,12 +377,8 @@ impl DataShard {
         }
         let _ = rustix::net::shutdown(&descriptors.socket, Shutdown::Both);
         let key = SlotKey { slot, generation: seat.generation };
-        let ringing = seat.ringing;
         self.uring.cancel(Purpose::Socket(key));
         self.uring.cancel(Purpose::Doorbell(key));
-        if ringing {
-            self.uring.cancel(Purpose::Rung(key));
-        }
         self.release_if_done(slot);
     }
 
