@@ -101,16 +101,8 @@ impl Ringer {
             result_eventfd: eventfd.as_raw_fd().unsigned_abs(),
             ..ControlBlock::default()
         };
-        let blocks = [&raw const block];
         for _ in 0..TRIES {
-            // SAFETY: io_submit(2) needs a context of io_setup(2), ours until `drop`, and as many
-            // valid control blocks as announced: one, which it copies before it returns. The block
-            // names no memory (its buffer is empty) and two descriptors that are open: `null`,
-            // which we own, and `eventfd`, which is borrowed for the call; the operation has
-            // completed when the call returns, so neither is used afterwards.
-            let submitted =
-                unsafe { libc::syscall(libc::SYS_io_submit, self.context, 1_i64, blocks.as_ptr()) };
-            if submitted == 1 {
+            if self.submit(&block) {
                 self.unreaped += 1;
                 return;
             }
@@ -118,6 +110,18 @@ impl Ringer {
             self.reap();
         }
         tracing::warn!(error = %io::Error::last_os_error(), "cannot ring a client's doorbell");
+    }
+
+    /// Starts and ends the operation of `block`; false when there is no room for its completion.
+    fn submit(&self, block: &ControlBlock) -> bool {
+        let blocks = [ptr::from_ref(block)];
+        let count: libc::c_long = 1;
+        // SAFETY: io_submit(2) needs a context of io_setup(2), ours until `drop`, and as many valid
+        // control blocks as announced: one, which it copies before it returns. `ring` made the
+        // block: it names no memory (its buffer is empty) and two open descriptors, `null`, which
+        // we own, and an eventfd that is borrowed for the call. The operation has completed when
+        // the call returns, so neither is used afterwards.
+        unsafe { libc::syscall(libc::SYS_io_submit, self.context, count, blocks.as_ptr()) == 1 }
     }
 
     /// Takes the completions, which say nothing, out of the kernel's ring. Never waits.
