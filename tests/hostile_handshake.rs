@@ -28,10 +28,11 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use rustix::process::Signal;
 use zerocopy::IntoBytes as _;
 
-use common::{Daemon, PATIENCE, role_socket, send_with_descriptors};
+use common::{Daemon, role_socket, send_with_descriptors};
 use hostile::{
-    Attack, CAPACITY, Gifts, Peer, Seen, Siege, Stage, Until, answer, bell, comes_and_goes,
-    comes_and_goes_beside_echoes, connect, fault, hello, offer, refused, region_refused,
+    Attack, CAPACITY, Gifts, PATIENCE, Peer, Seen, Siege, Stage, Until, answer, bell,
+    comes_and_goes, comes_and_goes_beside_echoes, connect, fault, hello, offer, refused,
+    region_refused,
 };
 
 /// Connections that this theme's daemon serves at once.
@@ -495,7 +496,7 @@ const SIEGES: &[Siege] = &[
             drop(sockets);
             vec![Seen::LeftEarly; 20]
         },
-        twin: comes_and_goes,
+        twin: comes_and_goes_beside_echoes,
         must: &[Seen::LeftEarly],
     },
     Siege {

@@ -17,9 +17,9 @@ use annulus::wire::{Features, FrameHeader, Hello, Status};
 use rustix::process::Signal;
 use zerocopy::IntoBytes as _;
 
-use common::{Daemon, PATIENCE, send_with_descriptors, wait_for};
+use common::{Daemon, send_with_descriptors, wait_for};
 use hostile::{
-    Attack, CAPACITY, Gifts, Peer, Seen, Siege, Stage, Until, fault, spinning_echoes,
+    Attack, CAPACITY, Gifts, PATIENCE, Peer, Seen, Siege, Stage, Until, fault, spinning_echoes,
     spinning_heartbeats,
 };
 

@@ -16,7 +16,7 @@ use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -34,8 +34,10 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 use zerocopy::IntoBytes as _;
 
-use crate::common::{Daemon, PATIENCE, send_with_descriptors};
+use crate::common::{Daemon, send_with_descriptors};
 
+/// What must come comes within this. Shorter than elsewhere: one wrong row waits several times.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
 /// Bytes of each ring of an offender, unless it asks for others.
 pub(crate) const CAPACITY: u64 = 1 << 16;
 /// How long an honest request may take before it counts as failed.
@@ -208,19 +210,33 @@ impl Stage {
     }
 
     /// The daemon's metrics page.
-    pub(crate) fn page(&self) -> String {
+    fn page(&self) -> Result<String, String> {
         let mut answer = Vec::new();
-        let mut observer = self.observer.lock().unwrap();
+        let mut observer = self.observer.lock().unwrap_or_else(PoisonError::into_inner);
         let options = RequestOptions::within(HONEST_DEADLINE);
-        observer.call_with(MessageType::METRICS, b"", options, &mut answer).unwrap();
-        String::from_utf8(answer).unwrap()
+        observer
+            .call_with(MessageType::METRICS, b"", options, &mut answer)
+            .map_err(|error| format!("the daemon does not answer: {error}"))?;
+        Ok(String::from_utf8(answer).unwrap())
+    }
+
+    /// What the daemon holds and has counted. `None`, with a note, when it does not answer: then
+    /// there is no use in going on.
+    fn before(&self, name: &'static str) -> Option<((usize, usize), Counts)> {
+        match self.page() {
+            Ok(page) => Some((self.daemon.held(), counts(&page))),
+            Err(wrong) => {
+                self.note(name, &[], Err(format!("not begun: {wrong}")));
+                None
+            }
+        }
     }
 
     /// Runs each attack and asks after each what became of it.
     pub(crate) fn suffer(&self, attacks: &[Attack]) {
         for attack in attacks {
             println!("... {}", attack.name);
-            let before = (self.daemon.held(), counts(&self.page()));
+            let Some(before) = self.before(attack.name) else { return };
             let began = Instant::now();
             let ran = catch_unwind(AssertUnwindSafe(|| (attack.run)(self)));
             let took = began.elapsed();
@@ -241,7 +257,7 @@ impl Stage {
     pub(crate) fn withstand(&self, sieges: &[Siege]) {
         for siege in sieges {
             println!("... {}", siege.name);
-            let before = (self.daemon.held(), counts(&self.page()));
+            let Some(before) = self.before(siege.name) else { return };
             let (mut seen, mut twins) = (Vec::new(), Vec::new());
             let mut compared = Err(String::new());
             // Bounded: the first attempt within the bar ends it.
@@ -305,11 +321,11 @@ impl Stage {
             }
         }
         let total = |counts: &Counts| counts.values().sum::<u64>();
-        let mut counted = counts(&self.page());
+        let mut counted = counts(&self.page()?);
         let patience = Instant::now() + PATIENCE;
         while total(&counted) < total(&expected) && Instant::now() < patience {
             thread::sleep(Duration::from_millis(1));
-            counted = counts(&self.page());
+            counted = counts(&self.page()?);
         }
         if counted != expected {
             let of = |counts: &Counts| difference(counts_before, counts);
@@ -328,7 +344,7 @@ impl Stage {
 
     /// Ends the play: prints the table, stops the daemon, and fails if anything was wrong.
     pub(crate) fn finish(mut self) {
-        let last = counts(&self.page());
+        let last = self.page().map(|page| counts(&page)).unwrap_or_default();
         let rounds = self.honest.shared.rounds.load(Ordering::Relaxed);
         let honest = self.honest.stop();
         drop(self.observer);
