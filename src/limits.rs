@@ -66,6 +66,10 @@ pub const REPLY_RING_CAPACITY: u64 = if MODELLED { 4 * FRAME_ALIGNMENT } else { 
 /// Largest reply that travels inside a reply ring; a larger one travels in a lease.
 pub const REPLY_INLINE_SIZE_MAX: usize = if MODELLED { 32 } else { 4096 };
 
+/// Replies of one connection that may wait in leases for its client to read. Each holds a buffer that
+/// others need: a client that does not read must not hold many.
+pub const LEASED_REPLIES_PER_CONNECTION: usize = 2;
+
 /// Descriptors that a handshake passes: region, request doorbell, response doorbell.
 pub const HANDSHAKE_DESCRIPTOR_COUNT: usize = 3;
 /// Descriptors that one connection keeps open in the daemon: its socket and two doorbells.

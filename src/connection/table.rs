@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::in_flight::InFlightTable;
 use super::visit::{Shared, Visit};
 use super::{Clock, Connection, ConnectionStatistics, Ending, Routes, Timestamp};
-use crate::limits::{MODELLED, REPLY_INLINE_SIZE_MAX};
+use crate::limits::{IN_FLIGHT_PER_CONNECTION, MODELLED, REPLY_INLINE_SIZE_MAX};
 use crate::link::{Forwarded, Job, JobKind, ShardEnd};
 use crate::metrics::{LeaseTier, Metrics, ShardMetrics};
 use crate::pool::{BufferPool, TierIndex};
@@ -15,8 +15,6 @@ use crate::region::{RegionLayout, RegionMemory};
 use crate::sync::sound;
 use crate::wire::{Features, Goodbye, Status};
 
-/// Requests in flight over all connections of a shard.
-const IN_FLIGHT_PER_SHARD: usize = 16_384;
 /// Visits that must find nothing before a connection is parked, however long ago its last frame is.
 ///
 /// With a thousand busy connections a turn takes longer than the spin budget, and time alone would park
@@ -187,7 +185,9 @@ impl<M: RegionMemory> Table<M> {
             starved: Vec::with_capacity(count),
             retry_starved_at: Timestamp::default(),
             untold: Vec::with_capacity(count),
-            in_flight: InFlightTable::new(IN_FLIGHT_PER_SHARD),
+            // Every connection's share: some that never read their answers take nobody else's. What
+            // is not used is not touched.
+            in_flight: InFlightTable::new(count * IN_FLIGHT_PER_CONNECTION as usize),
             scratch: vec![0; SCRATCH_SIZE].into_boxed_slice(),
             // At most one of each kind for each slot in a turn.
             outputs: Vec::with_capacity(3 * count + 8),
@@ -607,6 +607,11 @@ impl<M: RegionMemory> Table<M> {
             self.metrics().fault(fault.index());
         }
         if closing.untold != 0 {
+            // Replies that nobody will read may fill the slot's ring: a worker that finds no space
+            // for its acknowledgement has no news to make the slot hot with, so it is visited now.
+            if !std::mem::replace(&mut self.slots[slot as usize].hot, true) {
+                self.hot.push(slot);
+            }
             self.untold.push(slot);
             self.tell_workers();
         }

@@ -30,6 +30,8 @@ use crate::shard::{Arrival, Descriptors, ShardShared};
 use crate::sync::Ordering;
 use crate::wire::{Features, Status, Welcome, fault_number};
 
+/// Newcomers that one round takes from the backlog; the others come in the next round.
+const ACCEPTS_PER_ROUND: usize = HANDSHAKES_MAX;
 /// How long the listener rests when the system has no descriptor for a newcomer.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -133,12 +135,18 @@ impl Control {
     }
 
     /// Takes newcomers as long as there are any and handshakes are free.
+    ///
+    /// Bounded: whoever is refused at once takes no handshake, so a flood of newcomers to a full
+    /// daemon would otherwise keep this thread from everything else, the order to stop included.
     fn accept(&mut self) {
         if self.accept_after.is_some_and(|after| Instant::now() < after) {
             return;
         }
         self.accept_after = None;
-        while self.handshakes.len() < HANDSHAKES_MAX {
+        for _ in 0..ACCEPTS_PER_ROUND {
+            if self.handshakes.len() >= HANDSHAKES_MAX {
+                return;
+            }
             let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
             let socket = match accept_with(&self.options.listener, flags) {
                 Ok(socket) => socket,

@@ -3,7 +3,7 @@
 use super::shard_end::Forwarded;
 use super::worker_end::ReplyError;
 use super::*;
-use crate::limits::REPLY_INLINE_SIZE_MAX;
+use crate::limits::{LEASED_REPLIES_PER_CONNECTION, REPLY_INLINE_SIZE_MAX};
 use crate::pool::{PoolSizes, TierIndex};
 use crate::ring::{Consumer, Producer};
 use crate::wire::{FrameHeader, MessageType, Status};
@@ -147,4 +147,36 @@ fn a_reply_larger_than_any_buffer_is_refused() {
     let mut pair = Pair::new();
     let refused = pair.worker.publish(0, answer(1), &vec![1; (1 << 20) + 1]);
     assert_eq!(refused, Err(ReplyError::TooLarge));
+}
+
+#[test]
+fn a_client_that_does_not_read_holds_no_more_buffers_than_its_share() {
+    let mut pair = Pair::new();
+    let large = vec![1; REPLY_INLINE_SIZE_MAX + 1];
+    let chunk = FrameHeader::request(MessageType::STREAM, 1);
+    for _ in 0..LEASED_REPLIES_PER_CONNECTION {
+        pair.worker.publish(0, chunk, &large).unwrap();
+    }
+    assert_eq!(pair.worker.publish(0, chunk, &large), Err(ReplyError::Full));
+    // Small replies need no buffer, and another connection has a share of its own.
+    pair.worker.publish(0, chunk, b"small").unwrap();
+    pair.worker.publish(1, chunk, &large).unwrap();
+    assert!(matches!(pair.forward(0), Forwarded::Frame { .. }));
+    pair.worker.publish(0, chunk, &large).unwrap();
+    assert_eq!(pair.worker.publish(0, chunk, &large), Err(ReplyError::Full));
+}
+
+#[test]
+fn replies_that_wait_leave_buffers_to_requests() {
+    let mut pair = Pair::new();
+    let large = vec![1; REPLY_INLINE_SIZE_MAX + 1];
+    let chunk = FrameHeader::request(MessageType::STREAM, 1);
+    let outcomes: Vec<_> = (0..3)
+        .flat_map(|slot| [slot; LEASED_REPLIES_PER_CONNECTION])
+        .map(|slot| pair.worker.publish(slot, chunk, &large))
+        .collect();
+    // Of twelve buffers and four mapped ones, medium 3, large 1, mapped 4 are large enough.
+    assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), 5);
+    assert!(outcomes.contains(&Err(ReplyError::NoLease)));
+    assert!(pair.pool.lease(1 << 20).is_some(), "a request of the largest size finds a buffer");
 }

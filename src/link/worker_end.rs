@@ -4,23 +4,25 @@ use std::sync::Arc;
 
 use super::job::{CLOSED_DONE, DESCRIPTOR_SIZE};
 use super::{Job, REPLY_HOME, Shared};
-use crate::limits::REPLY_INLINE_SIZE_MAX;
+use crate::limits::{LEASED_REPLIES_PER_CONNECTION, REPLY_INLINE_SIZE_MAX};
 use crate::pool::BufferPool;
 use crate::ring::{Consumer, Home, Producer, PublishError};
 use crate::sync::sound;
-use crate::wire::{FrameFlags, FrameHeader, MessageType};
+use crate::wire::{FrameFlags, FrameHeader, MessageType, Position};
 
 /// The worker's end of a link; see the module's text.
 pub struct WorkerEnd {
     shared: Arc<Shared>,
     jobs: Consumer,
     replies: Box<[Producer]>,
+    /// Where each slot's last leased replies end, oldest first.
+    leased: Box<[[Position; LEASED_REPLIES_PER_CONNECTION]]>,
 }
 
 /// Why a reply was not published; try again when the worker is woken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReplyError {
-    /// The client does not read: its reply ring is full.
+    /// The client does not read: its reply ring is full, or holds as many leases as it may.
     Full,
     /// The reply needs a buffer and none is free.
     NoLease,
@@ -31,7 +33,9 @@ pub enum ReplyError {
 impl WorkerEnd {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
         let replies = (0..shared.slot_count).map(|_| Producer::new(REPLY_HOME, false)).collect();
-        Self { shared, jobs: Consumer::new(Home::NONE, false), replies }
+        let leased = vec![[REPLY_HOME.start(); LEASED_REPLIES_PER_CONNECTION]; shared.slot_count];
+        let jobs = Consumer::new(Home::NONE, false);
+        Self { shared, jobs, replies, leased: leased.into() }
     }
 
     /// Takes the oldest job.
@@ -64,8 +68,9 @@ impl WorkerEnd {
     ///
     /// # Errors
     ///
-    /// [`ReplyError::Full`] and [`ReplyError::NoLease`] pass: the worker is woken when it makes sense
-    /// to try again (for `NoLease`: at the next wake-up). [`ReplyError::TooLarge`] does not.
+    /// [`ReplyError::Full`] passes, and the worker is woken when it makes sense to try again.
+    /// [`ReplyError::NoLease`] passes too, but nobody rings: other connections give buffers back.
+    /// [`ReplyError::TooLarge`] does not pass.
     pub fn publish(
         &mut self,
         slot: u32,
@@ -79,8 +84,14 @@ impl WorkerEnd {
         if payload.len() as u64 > self.shared.pool.buffer_size_max() {
             return Err(ReplyError::TooLarge);
         }
-        let Some(mut lease) = self.shared.pool.lease(payload.len()) else {
+        if !self.may_lease(slot) {
+            // Armed before the second look, so the shard's next release either is seen or wakes us.
             self.shared.worker_blocked(slot).arm();
+            if !self.may_lease(slot) {
+                return Err(ReplyError::Full);
+            }
+        }
+        let Some(mut lease) = self.shared.pool.lease_for_reply(payload.len()) else {
             return Err(ReplyError::NoLease);
         };
         lease.copy_from_slice(payload);
@@ -88,7 +99,40 @@ impl WorkerEnd {
         let token = lease.into_token();
         self.publish_inline(slot, header, &token.0.to_le_bytes()).inspect_err(|_| {
             drop(crate::pool::Lease::from_token(&self.shared.pool, token));
-        })
+        })?;
+        self.leased[slot].rotate_left(1);
+        self.leased[slot][LEASED_REPLIES_PER_CONNECTION - 1] = self.replies[slot].tail();
+        Ok(())
+    }
+
+    /// True when the shard has taken the oldest of the leased replies that a slot may have waiting.
+    fn may_lease(&mut self, slot: usize) -> bool {
+        let oldest = self.leased[slot][0];
+        let replies = &mut self.replies[slot];
+        let is_taken = |replies: &Producer| {
+            replies.tail().since(replies.head_seen()) <= replies.tail().since(oldest)
+        };
+        is_taken(replies) || {
+            let looked = replies.is_drained(self.shared.replies(slot));
+            looked.expect("a reply ring has no hostile reader");
+            is_taken(replies)
+        }
+    }
+
+    /// Where a slot's reply ring had its head when it was last looked at.
+    #[must_use]
+    pub fn head_seen(&self, slot: u32) -> Position {
+        self.replies[slot as usize].head_seen()
+    }
+
+    /// True when who found a slot's ring full, with its head there, can go on waiting: nothing has
+    /// been freed since, and the shard's next release rings. With the flag taken it would not, and
+    /// with the head moved there may be space, even if somebody else has armed the flag since.
+    pub fn will_ring(&mut self, slot: u32, head: Position) -> bool {
+        let slot = slot as usize;
+        let looked = self.replies[slot].is_drained(self.shared.replies(slot));
+        looked.expect("a reply ring has no hostile reader");
+        self.shared.worker_blocked(slot).is_armed() && self.replies[slot].head_seen() == head
     }
 
     /// Tells the shard that nothing more comes for the connection that was in `slot`.

@@ -15,6 +15,8 @@ pub struct Lease {
     tier: TierIndex,
     index: u32,
     size: usize,
+    /// Counts among the tier's replies.
+    is_reply: bool,
 }
 
 /// A lease on its way through a ring to another thread: as numbers.
@@ -27,7 +29,14 @@ impl Lease {
     /// The caller has just taken `index` from the tier's free set.
     pub(super) fn new(pool: BufferPool, tier: TierIndex, index: u32, size: usize) -> Self {
         debug_assert!(size as u64 <= pool.inner.sizes.buffer_size[tier as usize]);
-        Self { pool, tier, index, size }
+        Self { pool, tier, index, size, is_reply: false }
+    }
+
+    /// The same for a reply, which the caller has counted.
+    pub(super) fn for_reply(pool: BufferPool, tier: TierIndex, index: u32, size: usize) -> Self {
+        let mut lease = Self::new(pool, tier, index, size);
+        lease.is_reply = true;
+        lease
     }
 
     /// Turns the lease into a token; nothing is given back.
@@ -37,7 +46,12 @@ impl Lease {
         // SAFETY: `read` needs a valid value that is not used again: `lease` is never dropped, so
         // the pool's count is taken over here and dropped here.
         drop(unsafe { std::ptr::read(&raw const lease.pool) });
-        LeaseToken(lease.size as u64 | (u64::from(lease.index) << 40) | ((lease.tier as u64) << 62))
+        LeaseToken(
+            lease.size as u64
+                | (u64::from(lease.index) << 40)
+                | (u64::from(lease.is_reply) << 61)
+                | ((lease.tier as u64) << 62),
+        )
     }
 
     /// Turns a token of `pool` back into its lease.
@@ -49,11 +63,12 @@ impl Lease {
     #[must_use]
     pub(crate) fn from_token(pool: &BufferPool, token: LeaseToken) -> Self {
         let tier = TierIndex::ALL[(token.0 >> 62) as usize];
-        let index = (token.0 >> 40) as u32 & 0x003F_FFFF;
+        let index = (token.0 >> 40) as u32 & 0x001F_FFFF;
         let size = (token.0 & ((1 << 40) - 1)) as usize;
         assert!(index < pool.count(tier));
         assert!(size as u64 <= pool.inner.sizes.buffer_size[tier as usize]);
-        Self { pool: pool.clone(), tier, index, size }
+        let is_reply = token.0 >> 61 & 1 != 0;
+        Self { pool: pool.clone(), tier, index, size, is_reply }
     }
 
     /// Which tier the buffer came from.
@@ -91,7 +106,7 @@ impl DerefMut for Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.pool.give_back(self.tier, self.index);
+        self.pool.give_back(self.tier, self.index, self.is_reply);
     }
 }
 
@@ -147,6 +162,25 @@ mod tests {
         assert_eq!(requests.len(), 6);
         assert!(pool.lease_for_request(10 << 20).is_none());
         assert_eq!(pool.lease(1).unwrap().tier(), TierIndex::Mapped);
+    }
+
+    #[test]
+    fn replies_leave_half_of_each_tier_to_requests() {
+        let pool = BufferPool::new(PoolSizes::for_config(48, 1 << 21)).unwrap();
+        let held: Vec<Lease> = std::iter::from_fn(|| pool.lease_for_reply(1)).collect();
+        let free = TierIndex::ALL.map(|tier| pool.free_count(tier));
+        assert_eq!(free, TierIndex::ALL.map(|tier| pool.count(tier).div_ceil(2)));
+        let tokens: Vec<LeaseToken> = held.into_iter().map(Lease::into_token).collect();
+        assert!(pool.lease_for_reply(1).is_none());
+        tokens.into_iter().for_each(|token| drop(Lease::from_token(&pool, token)));
+        assert!(pool.lease_for_reply(1 << 21).is_some());
+    }
+
+    #[test]
+    fn with_every_other_buffer_held_by_requests_a_reply_finds_one() {
+        let pool = pool();
+        let _requests: Vec<Lease> = std::iter::from_fn(|| pool.lease_for_request(1)).collect();
+        assert_eq!(pool.lease_for_reply(1).unwrap().tier(), TierIndex::Mapped);
     }
 
     #[test]

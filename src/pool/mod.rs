@@ -22,7 +22,7 @@ use crate::limits::PAGE_SIZE;
 use crate::region::Mapping as Buffers;
 #[cfg(annulus_loom)]
 use crate::stand_in::Buffers;
-use crate::sync::sound;
+use crate::sync::{AtomicU32, Ordering::Relaxed, sound};
 
 /// Which tier a buffer belongs to, smallest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -90,6 +90,8 @@ struct Inner {
     sizes: PoolSizes,
     /// One bit a buffer, set while it is free.
     free: [Bitmap; 4],
+    /// Buffers that replies hold. Guards no memory, only the replies' share.
+    replies: [AtomicU32; 4],
 }
 
 impl BufferPool {
@@ -107,7 +109,8 @@ impl BufferPool {
         let total = (0..TierIndex::ALL.len()).map(|tier| sizes.tier_size(tier)).sum();
         let memory = Buffers::private(total)?;
         let free = sizes.count.map(Bitmap::all_set);
-        Ok(Self { inner: Arc::new(Inner { memory, sizes, free }) })
+        let replies = std::array::from_fn(|_| AtomicU32::new(0));
+        Ok(Self { inner: Arc::new(Inner { memory, sizes, free, replies }) })
     }
 
     /// Leases a buffer of at least `size` bytes: from the smallest tier that fits, or the next one
@@ -144,6 +147,28 @@ impl BufferPool {
         self.lease_up_to(size, if is_last { TierIndex::Large } else { TierIndex::Mapped })
     }
 
+    /// [`BufferPool::lease`] for a reply, which waits until its client reads it: replies hold at most
+    /// half of each tier, because a request's buffer comes back by itself and a reply's may not.
+    #[must_use]
+    pub fn lease_for_reply(&self, size: usize) -> Option<Lease> {
+        TierIndex::ALL
+            .into_iter()
+            .filter(|tier| self.inner.sizes.buffer_size[*tier as usize] >= size as u64)
+            .find_map(|tier| {
+                let replies = &self.inner.replies[tier as usize];
+                // Counted first, so that two threads take no more than the share between them. One may
+                // find it taken for the moment in which the other finds out; it tries again.
+                let share = (self.count(tier) / 2).max(1);
+                let index = (replies.fetch_add(1, Relaxed) < share)
+                    .then(|| self.inner.free[tier as usize].take())
+                    .flatten();
+                if index.is_none() {
+                    replies.fetch_sub(1, Relaxed);
+                }
+                Some(Lease::for_reply(self.clone(), tier, index?, size))
+            })
+    }
+
     /// Bytes of the largest lease.
     #[must_use]
     pub fn buffer_size_max(&self) -> u64 {
@@ -170,7 +195,10 @@ impl BufferPool {
     }
 
     /// Takes a buffer back. Called once for each lease, by its drop.
-    fn give_back(&self, tier: TierIndex, index: u32) {
+    fn give_back(&self, tier: TierIndex, index: u32, is_reply: bool) {
+        if is_reply {
+            self.inner.replies[tier as usize].fetch_sub(1, Relaxed);
+        }
         if tier == TierIndex::Mapped {
             let start = self.offset(tier, index);
             let end = start + self.inner.sizes.buffer_size[tier as usize];

@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::fs::{MemfdFlags, OFlags, SealFlags};
 
 use super::RegionLayout;
 use crate::wire::Fault;
@@ -59,16 +59,18 @@ pub fn check_region(file: BorrowedFd<'_>, layout: RegionLayout) -> Result<(), Fa
 
 /// Daemon: makes sure that a doorbell is an eventfd and nothing else; `index` names it in the fault.
 ///
-/// Anything else with a descriptor could be made to block or to lie about being readable.
+/// Anything else with a descriptor could be made to block or to lie about being readable. One that
+/// was opened with `O_PATH` (open(2)) only names an eventfd: it can neither be polled nor written.
 ///
 /// # Errors
 ///
 /// [`Fault::NotAnEventfd`].
 pub fn check_doorbell(file: BorrowedFd<'_>, index: u32) -> Result<(), Fault> {
     // There is no other way to ask; control path only, so text is fine.
+    let usable = rustix::fs::fcntl_getfl(file).is_ok_and(|flags| !flags.contains(OFlags::PATH));
     let link = rustix::fs::readlink(format!("/proc/self/fd/{}", file.as_raw_fd()), Vec::new());
     match link {
-        Ok(target) if target.as_bytes() == b"anon_inode:[eventfd]" => Ok(()),
+        Ok(target) if usable && target.as_bytes() == b"anon_inode:[eventfd]" => Ok(()),
         _ => Err(Fault::NotAnEventfd { index }),
     }
 }
@@ -129,5 +131,15 @@ mod tests {
         assert_eq!(check_doorbell(file.as_fd(), 1), Err(Fault::NotAnEventfd { index: 1 }));
         let (pipe, _other) = rustix::pipe::pipe().unwrap();
         assert_eq!(check_doorbell(pipe.as_fd(), 2), Err(Fault::NotAnEventfd { index: 2 }));
+    }
+
+    #[test]
+    fn a_descriptor_that_only_names_an_eventfd_is_no_doorbell() {
+        use rustix::fs::Mode;
+        let doorbell = Doorbell::new().unwrap();
+        let path = format!("/proc/self/fd/{}", doorbell.as_fd().as_raw_fd());
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        let name = rustix::fs::open(path, flags, Mode::empty()).unwrap();
+        assert_eq!(check_doorbell(name.as_fd(), 1), Err(Fault::NotAnEventfd { index: 1 }));
     }
 }

@@ -45,6 +45,13 @@ impl<'m> ParkFlag<'m> {
         self.0.store(0, Relaxed);
     }
 
+    /// Sleeper: true as long as nobody has taken the flag since it was armed.
+    #[inline]
+    #[must_use]
+    pub fn is_armed(&self) -> bool {
+        self.0.load(Relaxed) != 0
+    }
+
     /// Sender, after publishing: true when the peer is parked and must be rung now.
     ///
     /// The flag is cleared, so of several frames only the first rings.

@@ -3,7 +3,7 @@
 //! The shell around the state machine: it owns descriptors, reads the clock, sleeps and wakes.
 //! After start-up it allocates nothing and waits only where it parks.
 
-mod bell;
+mod ringer;
 mod uring;
 
 use std::os::fd::{AsFd, OwnedFd};
@@ -14,7 +14,7 @@ use crossbeam_queue::ArrayQueue;
 use rustix::net::{SendFlags, Shutdown};
 use zerocopy::IntoBytes;
 
-use self::bell::Bell;
+use self::ringer::Ringer;
 use self::uring::{Event, Purpose, SlotKey, Uring};
 use crate::connection::{
     Clock, Ending, NewConnection, Output, Table, TableOptions, Timestamp, Turn,
@@ -84,7 +84,6 @@ struct Seat {
     generation: u32,
     /// Operations of the uring that still name these descriptors.
     operations: u32,
-    bell: Bell,
     closing: bool,
 }
 
@@ -100,6 +99,7 @@ impl Clock for MonotonicClock {
 pub(crate) struct DataShard {
     table: Table<Region>,
     uring: Uring,
+    ringer: Ringer,
     seats: Box<[Seat]>,
     shared: Arc<ShardShared>,
     clock: MonotonicClock,
@@ -117,7 +117,7 @@ impl DataShard {
     ///
     /// # Errors
     ///
-    /// The system's, when it gives no uring.
+    /// The system's, when it gives no uring or no ringer.
     pub(crate) fn new(
         options: TableOptions,
         shared: Arc<ShardShared>,
@@ -130,6 +130,7 @@ impl DataShard {
         Ok(Self {
             table: Table::new(options),
             uring,
+            ringer: Ringer::new()?,
             seats: (0..slot_count).map(|_| Seat::default()).collect(),
             shared,
             clock: MonotonicClock(Instant::now()),
@@ -265,7 +266,7 @@ impl DataShard {
                     self.uring.watch(waker.doorbell().as_fd(), Purpose::Wake);
                 }
                 Purpose::Wake | Purpose::Removed => {}
-                Purpose::Doorbell(key) | Purpose::Socket(key) | Purpose::Rung(key) => {
+                Purpose::Doorbell(key) | Purpose::Socket(key) => {
                     self.take_seat_event(event, key, now);
                 }
             }
@@ -290,11 +291,6 @@ impl DataShard {
             // A watch that the kernel refuses would be refused again.
             Purpose::Doorbell(_) | Purpose::Socket(_) if event.result < 0 => {
                 self.table.end(key.slot, Ending::ClientLeft);
-            }
-            Purpose::Rung(_) => {
-                if seat.bell.done() {
-                    self.write_doorbell(key.slot);
-                }
             }
             Purpose::Doorbell(_) => {
                 self.table.doorbell(key.slot, now);
@@ -360,18 +356,13 @@ impl DataShard {
     }
 
     fn ring(&mut self, slot: u32) {
-        let seat = &mut self.seats[slot as usize];
-        if seat.descriptors.is_some() && !seat.closing && seat.bell.ask() {
-            self.write_doorbell(slot);
+        let seat = &self.seats[slot as usize];
+        match &seat.descriptors {
+            Some(descriptors) if !seat.closing => {
+                self.ringer.ring(descriptors.response_doorbell.as_fd());
+            }
+            _ => {}
         }
-    }
-
-    fn write_doorbell(&mut self, slot: u32) {
-        let seat = &mut self.seats[slot as usize];
-        let Some(descriptors) = &seat.descriptors else { return };
-        seat.operations += 1;
-        let key = SlotKey { slot, generation: seat.generation };
-        self.uring.ring_doorbell(descriptors.response_doorbell.as_fd(), Purpose::Rung(key));
     }
 
     /// Says why, hangs up, and ends all operations on the slot's descriptors.
@@ -386,12 +377,8 @@ impl DataShard {
         }
         let _ = rustix::net::shutdown(&descriptors.socket, Shutdown::Both);
         let key = SlotKey { slot, generation: seat.generation };
-        let ringing = seat.bell.is_ringing();
         self.uring.cancel(Purpose::Socket(key));
         self.uring.cancel(Purpose::Doorbell(key));
-        if ringing {
-            self.uring.cancel(Purpose::Rung(key));
-        }
         self.release_if_done(slot);
     }
 

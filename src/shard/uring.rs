@@ -1,8 +1,8 @@
 //! The data shard's own uring: what it waits for, and what it asks the kernel to do.
 //!
-//! One of the few files with `unsafe`: an entry names a descriptor and a buffer, and the kernel uses
-//! them after the call. The descriptors are closed only when all operations on them have completed
-//! (see `Descriptors` in the shard), and the only buffer is a constant.
+//! One of the few files with `unsafe`: an entry names a descriptor, and the kernel uses it after the
+//! call. The descriptors are closed only when all operations on them have completed (see
+//! `Descriptors` in the shard). No entry names a buffer.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -16,9 +16,6 @@ use io_uring::{IoUring, cqueue, opcode, squeue};
 const ENTRIES: u32 = 256;
 /// `IORING_ENTER_GETEVENTS` of io_uring_enter(2).
 const ENTER_GETEVENTS: u32 = 1;
-/// What ringing a doorbell writes: eventfd(2) adds it to the counter.
-static ONE: [u8; ONE_SIZE as usize] = 1_u64.to_ne_bytes();
-const ONE_SIZE: u32 = 8;
 
 /// What an operation was for; comes back with its completion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,8 +26,6 @@ pub(super) enum Purpose {
     Doorbell(SlotKey),
     /// A client's socket has bytes or was hung up.
     Socket(SlotKey),
-    /// A client's response doorbell has been written.
-    Rung(SlotKey),
     /// An operation was asked to end; says nothing by itself.
     Removed,
 }
@@ -49,8 +44,7 @@ impl Purpose {
             Self::Wake => (0, SlotKey { slot: 0, generation: 0 }),
             Self::Doorbell(key) => (1, key),
             Self::Socket(key) => (2, key),
-            Self::Rung(key) => (3, key),
-            Self::Removed => (4, SlotKey { slot: 0, generation: 0 }),
+            Self::Removed => (3, SlotKey { slot: 0, generation: 0 }),
         };
         kind << 56 | (key.generation as u64 & 0x00FF_FFFF) << 32 | key.slot as u64
     }
@@ -64,8 +58,7 @@ impl Purpose {
         match data >> 56 {
             1 => Self::Doorbell(key),
             2 => Self::Socket(key),
-            3 => Self::Rung(key),
-            4 => Self::Removed,
+            3 => Self::Removed,
             _ => Self::Wake,
         }
     }
@@ -75,7 +68,7 @@ impl Purpose {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Event {
     pub(super) purpose: Purpose,
-    /// The operation's result: poll bits or bytes, or a negated errno.
+    /// The operation's result: poll bits, or a negated errno.
     pub(super) result: i32,
     /// True when the operation goes on: a multishot poll that is still armed.
     pub(super) more: bool,
@@ -108,13 +101,6 @@ impl Uring {
     pub(super) fn watch(&mut self, file: BorrowedFd<'_>, purpose: Purpose) {
         let events = (libc_poll::IN | libc_poll::RDHUP) as u32;
         let entry = opcode::PollAdd::new(Fd(file.as_raw_fd()), events).multi(true).build();
-        self.push(entry, purpose);
-    }
-
-    /// Rings a client's doorbell. The client may have made its eventfd block: then the kernel
-    /// waits, not we.
-    pub(super) fn ring_doorbell(&mut self, file: BorrowedFd<'_>, purpose: Purpose) {
-        let entry = opcode::Write::new(Fd(file.as_raw_fd()), ONE.as_ptr(), ONE_SIZE).build();
         self.push(entry, purpose);
     }
 
@@ -175,9 +161,9 @@ impl Uring {
         let entry = entry.user_data(purpose.user_data());
         // Bounded: submitting a full queue empties it.
         for _ in 0..3 {
-            // SAFETY: `push` needs descriptors and buffers that stay valid until completion. The
-            // only buffer is the constant `ONE`. Descriptors: the caller owns them and closes them
-            // only after their operations' last completions (`DataShard::release_if_done`).
+            // SAFETY: `push` needs descriptors and buffers that stay valid until completion. There
+            // are no buffers. Descriptors: the caller owns them and closes them only after their
+            // operations' last completions (`DataShard::release_if_done`).
             if unsafe { self.ring.submission().push(&entry) }.is_ok() {
                 return;
             }
@@ -207,13 +193,9 @@ mod tests {
     #[test]
     fn a_purpose_survives_the_kernel() {
         let key = SlotKey { slot: u32::MAX, generation: 0x00FF_FFFF };
-        for purpose in [
-            Purpose::Wake,
-            Purpose::Doorbell(key),
-            Purpose::Socket(key),
-            Purpose::Rung(key),
-            Purpose::Removed,
-        ] {
+        for purpose in
+            [Purpose::Wake, Purpose::Doorbell(key), Purpose::Socket(key), Purpose::Removed]
+        {
             assert_eq!(Purpose::from_user_data(purpose.user_data()), purpose);
         }
     }
@@ -237,19 +219,6 @@ mod tests {
             .map(|event| event.more)
             .collect();
         assert_eq!(last, [false]);
-    }
-
-    #[test]
-    fn a_doorbell_that_would_block_does_not_block_us() {
-        let mut uring = Uring::new(1).unwrap();
-        let file = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).unwrap();
-        rustix::io::write(&file, &(u64::MAX - 1).to_ne_bytes()).unwrap();
-        let purpose = Purpose::Rung(SlotKey { slot: 0, generation: 0 });
-        uring.ring_doorbell(file.as_fd(), purpose);
-        assert!(drain(&mut uring).is_empty());
-        uring.cancel(purpose);
-        let events = drain(&mut uring);
-        assert!(events.iter().any(|event| event.purpose == purpose && event.result < 0));
     }
 
     #[test]

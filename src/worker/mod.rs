@@ -34,6 +34,9 @@ use crate::sync::{AtomicBool, Ordering, sound};
 use crate::wake::{WorkerDoorbell, WorkerWaker};
 use crate::wire::{FrameHeader, MessageType};
 
+/// Jobs that one round takes from a link before the tasks have their turn.
+const JOBS_PER_ROUND: usize = 256;
+
 /// What a worker executor is made from.
 pub(crate) struct WorkerOptions {
     /// One end for each data shard.
@@ -76,7 +79,9 @@ pub(crate) async fn run(options: WorkerOptions) -> io::Result<()> {
     // Bounded by the daemon's life; each round ends in a sleep or in a job.
     while !stop.stopping.load(Ordering::Acquire) {
         for (link, sessions) in links.iter().zip(&mut sessions) {
-            while let Some(job) = link.take_job() {
+            // Bounded: a client that floods us with cancels would otherwise keep all tasks waiting.
+            for _ in 0..JOBS_PER_ROUND {
+                let Some(job) = link.take_job() else { break };
                 dispatch(job, sessions, &server);
             }
             link.wake_waiters();

@@ -7,8 +7,6 @@ use std::rc::Rc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use futures_lite::FutureExt;
-
 #[cfg(not(annulus_loom))]
 use super::executor;
 #[cfg(annulus_loom)]
@@ -16,17 +14,25 @@ use super::model as executor;
 use crate::error::IpcError;
 use crate::link::{Job, ReplyError, WorkerEnd};
 use crate::sync::sound;
-use crate::wire::FrameHeader;
+use crate::wire::{FrameHeader, Position};
 
 /// How long a reply that found no buffer waits before it tries again; buffers are given back by
 /// other connections, which do not know of us.
 const LEASE_RETRY: Duration = Duration::from_millis(1);
 
+/// A task that waits for space in one slot's reply ring.
+struct Waiter {
+    slot: u32,
+    /// Where the ring's head was when there was no space.
+    head: Position,
+    waker: Waker,
+}
+
 /// The worker's end of one link, shared by its tasks (all on one thread).
 pub(super) struct LinkState {
     end: RefCell<WorkerEnd>,
-    /// Tasks that wait for space in some reply ring; all are woken when the shard rings.
-    waiters: RefCell<Vec<Waker>>,
+    /// Tasks that wait for space in some reply ring.
+    waiters: RefCell<Vec<Waiter>>,
 }
 
 impl LinkState {
@@ -50,21 +56,41 @@ impl LinkState {
         self.end.borrow().disarm();
     }
 
+    /// Wakes who waits for a slot in whose reply ring the shard has freed space since.
+    ///
+    /// Not everybody: thousands of requests of clients that never read would otherwise try again
+    /// each time that anybody asks for anything.
     pub(super) fn wake_waiters(&self) {
-        for waiter in self.waiters.borrow_mut().drain(..) {
-            waiter.wake();
-        }
+        let mut end = self.end.borrow_mut();
+        self.waiters.borrow_mut().retain(|waiter| {
+            let waits = end.will_ring(waiter.slot, waiter.head);
+            if !waits {
+                waiter.waker.wake_by_ref();
+            }
+            waits
+        });
     }
 
-    /// Ends at the next [`LinkState::wake_waiters`].
-    async fn wait(&self) {
+    /// Wakes who waits for this slot, whose connection is gone.
+    fn wake_waiters_of(&self, slot: u32) {
+        self.waiters.borrow_mut().retain(|waiter| {
+            if waiter.slot == slot {
+                waiter.waker.wake_by_ref();
+            }
+            waiter.slot != slot
+        });
+    }
+
+    /// Ends when the shard has freed space for `slot`. The caller has just found its ring full.
+    async fn wait(&self, slot: u32) {
         let mut registered = false;
         poll_fn(|context| {
             if registered {
                 return Poll::Ready(());
             }
             registered = true;
-            self.waiters.borrow_mut().push(context.waker().clone());
+            let head = self.end.borrow().head_seen(slot);
+            self.waiters.borrow_mut().push(Waiter { slot, head, waker: context.waker().clone() });
             Poll::Pending
         })
         .await;
@@ -114,13 +140,13 @@ impl Sessions {
                 ticket.cancel();
             }
             // Those that wait for space would otherwise sleep on.
-            self.link.wake_waiters();
+            self.link.wake_waiters_of(slot);
         }
         let link = Rc::clone(&self.link);
         executor::spawn(async move {
             // Bounded: the shard empties the reply ring of a closed connection.
             while link.end.borrow_mut().acknowledge_closed(slot).is_err() {
-                link.wait().await;
+                link.wait(slot).await;
             }
         });
     }
@@ -171,10 +197,9 @@ impl Session {
                     }
                     return Ok(());
                 }
-                Err(ReplyError::Full) => self.link.wait().await,
-                Err(ReplyError::NoLease) => {
-                    self.link.wait().or(executor::sleep(LEASE_RETRY)).await;
-                }
+                Err(ReplyError::Full) => self.link.wait(self.slot).await,
+                // Not among the waiters: a retry each millisecond would pile up their wakers.
+                Err(ReplyError::NoLease) => executor::sleep(LEASE_RETRY).await,
                 Err(ReplyError::TooLarge) => {
                     let max = self.link.end.borrow().pool().buffer_size_max();
                     return Err(IpcError::MessageTooLarge { size: payload.len() as u64, max });

@@ -208,4 +208,4 @@ pub(crate) fn role_socket() -> Option<PathBuf> {
     std::env::var_os(ROLE).map(PathBuf::from)
 }
 
-const ROLE: &str = "ANNULUS_TEST_ROLE_SOCKET";
+pub(crate) const ROLE: &str = "ANNULUS_TEST_ROLE_SOCKET";

@@ -16,8 +16,6 @@ mod stage;
 mod worker;
 
 // They are private to annulus, so the very files are compiled here once more.
-#[path = "../../src/shard/bell.rs"]
-mod bell;
 #[path = "../../src/pool/bitmap.rs"]
 mod bitmap;
 #[path = "../../src/link/ready.rs"]

@@ -4,11 +4,10 @@
 use annulus::region::Doorbell;
 use annulus::ring::ParkFlag;
 use annulus::sync::Ordering::{Acquire, Release};
-use annulus::sync::{AtomicU64, sound, spin_hint};
+use annulus::sync::{AtomicU64, sound};
 use loom::sync::Arc;
 use loom::thread;
 
-use crate::bell::Bell;
 use crate::ready::ReadySet;
 use crate::stage::{Bound, Memory, Reader, UNIT_PAYLOAD, Writer, explore};
 
@@ -229,72 +228,5 @@ fn a_shard_that_parks_misses_no_news_of_a_slot_within_8_preemptions() {
             }
         }
         worker.join().unwrap();
-    });
-}
-
-#[test]
-fn at_most_one_signal_is_under_way_to_a_client_and_none_is_lost_within_3_preemptions() {
-    /// A uring that does nothing but write to one doorbell.
-    struct Uring {
-        submitted: Doorbell,
-        completed: AtomicU64,
-        stopping: AtomicU64,
-    }
-    impl Uring {
-        fn write(&self, writes: &mut u64) {
-            assert_eq!(*writes, self.completed.load(Acquire), "two writes under way");
-            *writes += 1;
-            self.submitted.ring();
-        }
-    }
-    explore(Bound::Preemptions(3), || {
-        let channel = Channel::new();
-        let uring = Arc::new(Uring {
-            submitted: Doorbell::new().unwrap(),
-            completed: AtomicU64::new(0),
-            stopping: AtomicU64::new(0),
-        });
-        let (there, kernel) = (Arc::clone(&channel), Arc::clone(&uring));
-        let kernel = thread::spawn(move || {
-            loop {
-                kernel.submitted.wait();
-                if kernel.stopping.load(Acquire) == 1 {
-                    return;
-                }
-                there.reader_bell.ring();
-                kernel.completed.fetch_add(1, Release);
-            }
-        });
-        let there = Arc::clone(&channel);
-        let client = thread::spawn(move || {
-            let mut reader = Reader::new();
-            for id in 1..=2 {
-                assert_eq!(there.receive(&mut reader), id);
-            }
-        });
-        let (mut writer, mut bell) = (Writer::new(), Bell::default());
-        let (mut writes, mut reaped) = (0, 0);
-        for id in 1..=2 {
-            assert!(writer.publish(&channel.memory, id, 0));
-            if ParkFlag::new(&channel.reader_parked).take() && bell.ask() {
-                uring.write(&mut writes);
-            }
-            // A shard sees to others in between.
-            spin_hint();
-        }
-        while bell.is_ringing() {
-            if uring.completed.load(Acquire) == reaped {
-                spin_hint();
-                continue;
-            }
-            reaped += 1;
-            if bell.done() {
-                uring.write(&mut writes);
-            }
-        }
-        client.join().unwrap();
-        uring.stopping.store(1, Release);
-        uring.submitted.ring();
-        kernel.join().unwrap();
     });
 }
