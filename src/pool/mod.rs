@@ -158,7 +158,7 @@ impl BufferPool {
                 let replies = &self.inner.replies[tier as usize];
                 // Counted first, so that two threads take no more than the share between them. One may
                 // find it taken for the moment in which the other finds out; it tries again.
-                let share = (self.count(tier) / 2).max(1);
+                let share = self.count(tier).div_ceil(2);
                 let index = (replies.fetch_add(1, Relaxed) < share)
                     .then(|| self.inner.free[tier as usize].take())
                     .flatten();
