@@ -312,6 +312,7 @@ impl<M: RegionMemory> Table<M> {
             (false, true) => {
                 // What was forwarded since the last news gave its buffers back.
                 self.show_leases();
+                self.metrics().activity.parks_total.increment();
                 Turn::Parked
             }
         }
@@ -327,6 +328,11 @@ impl<M: RegionMemory> Table<M> {
 
     fn workers_have_news(&self) -> bool {
         self.options.links.iter().any(ShardEnd::has_news)
+    }
+
+    /// Counts turns for the metrics, several at once: one turn is as short as counting it.
+    pub fn count_turns(&self, count: u64) {
+        self.metrics().activity.turns_total.add(count);
     }
 
     /// When the shard must turn again although nothing woke it: some connection waits for a buffer or
@@ -360,10 +366,9 @@ impl<M: RegionMemory> Table<M> {
                 self.unpark(slot, now);
                 continue;
             }
-            if waits && !entry.blocked {
-                continue;
-            }
-            let due = Timestamp(connection.ends.last_active.0.saturating_add(timeout));
+            let waits = waits && !entry.blocked;
+            let silent_since = if waits { now } else { connection.ends.last_active };
+            let due = Timestamp(silent_since.0.saturating_add(timeout));
             if due <= now {
                 self.close(slot, Ending::Idle);
             } else {

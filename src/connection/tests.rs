@@ -9,7 +9,7 @@ use super::*;
 use crate::error::IpcError;
 use crate::limits::{IN_FLIGHT_PER_CONNECTION, SYNC_REPLY_SIZE_MIN};
 use crate::link::{JobKind, WorkerEnd, link};
-use crate::metrics::{BuildInfo, Metrics, MetricsOptions};
+use crate::metrics::{BuildInfo, LeaseTier, Metrics, MetricsOptions};
 use crate::pool::{BufferPool, Lease, PoolSizes, TierIndex};
 use crate::protocol::{Codec, JsonCodec};
 use crate::region::RegionView;
@@ -525,7 +525,9 @@ fn silence_closes_a_connection_but_waiting_for_us_is_not_silence() {
     waiting.send(SLOW, 1, b"").unwrap();
     shard.settle();
     shard.clock.0.set(1_000_000);
-    assert_eq!(shard.table.close_idle(shard.clock.now()), None);
+    // Who waits for us now may be silent from then on.
+    let again = Some(Timestamp(2_000_000));
+    assert_eq!(shard.table.close_idle(shard.clock.now()), again);
     shard.settle();
     assert_eq!(shard.closed(silent.slot), Some(Status::IdleTimeout));
     assert_eq!(shard.closed(waiting.slot), None);
@@ -606,6 +608,9 @@ fn a_connection_that_found_no_buffer_tries_again_although_nobody_tells_it() {
     let held = take_all_buffers(&shard);
     client.send(SLOW, 1, b"x").unwrap();
     assert_eq!(shard.cool(), Turn::Parked);
+    let page = shard.metrics.shard(0);
+    assert!(page.tier(LeaseTier::ALL[0]).lease_misses_total.value() > 0);
+    assert!(page.activity.parks_total.value() > 0);
     // A handler drops its request and answers later: no news.
     drop(held);
     assert!(!shard.table.has_news());

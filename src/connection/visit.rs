@@ -13,7 +13,7 @@ use crate::limits::{
     SYNC_REPLY_SIZE_MIN,
 };
 use crate::link::{Forwarded, Job, JobKind, ShardEnd};
-use crate::metrics::{ErrorStatus, MessageKind, ShardMetrics};
+use crate::metrics::{ErrorStatus, LeaseTier, MessageKind, ShardMetrics};
 use crate::pool::BufferPool;
 use crate::protocol::Codec;
 use crate::region::RegionView;
@@ -52,6 +52,16 @@ pub(super) struct Shared<'s> {
     pub(super) metrics: &'s ShardMetrics,
     pub(super) clock: &'s dyn Clock,
     pub(super) draining: bool,
+}
+
+impl Shared<'_> {
+    /// Counts that no buffer of `size` bytes was free. The frame waits for one.
+    #[cold]
+    fn miss_lease(&self, size: usize) -> Taken {
+        let tier = LeaseTier::ALL[self.pool.tier_for(size) as usize];
+        self.metrics.tier(tier).lease_misses_total.increment();
+        Taken::Blocked(Visit::BlockedOnWorker)
+    }
 }
 
 /// A connection's two rings.
@@ -251,7 +261,7 @@ impl Ends {
         } else {
             match shared.pool.lease(size) {
                 Some(taken) => lease = taken,
-                None => return Ok(Taken::Blocked(Visit::BlockedOnWorker)),
+                None => return Ok(shared.miss_lease(size)),
             }
             &mut lease[..]
         };
@@ -324,7 +334,7 @@ impl Ends {
         let payload = match header.payload_size as usize {
             0 => None,
             size => match shared.pool.lease_for_request(size) {
-                None => return blocked,
+                None => return Ok(shared.miss_lease(size)),
                 Some(mut lease) => {
                     self.requests.copy_payload(rings.requests, header, &mut lease)?;
                     Some(lease)

@@ -73,6 +73,6 @@ series! {
     /// One shard's use of one tier of the buffer pool. On the page: labels `shard` and `tier`.
     TierUse {
         leases_in_use: Gauge, "Leases held now.";
-        lease_misses_total: Counter, "Times that a lease was wanted and none was free.";
+        lease_misses_total: Counter, "Times that a request wanted a lease and none was free, each new try included.";
     }
 }

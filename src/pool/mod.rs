@@ -169,6 +169,13 @@ impl BufferPool {
             })
     }
 
+    /// The smallest tier whose buffers have `size` bytes; the largest where none has.
+    #[must_use]
+    pub fn tier_for(&self, size: usize) -> TierIndex {
+        let fits = |tier: &TierIndex| self.inner.sizes.buffer_size[*tier as usize] >= size as u64;
+        TierIndex::ALL.into_iter().find(fits).unwrap_or(TierIndex::Mapped)
+    }
+
     /// Bytes of the largest lease.
     #[must_use]
     pub fn buffer_size_max(&self) -> u64 {

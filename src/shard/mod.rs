@@ -27,7 +27,7 @@ use crate::wire::{Fault, Goodbye};
 /// Turns without work between two readings of the clock, which cost more than a turn.
 const IDLE_TURNS_PER_CLOCK: u32 = 16;
 /// Turns between two looks at everything that is not a hot connection, unless time passes faster.
-const TURNS_PER_LOOK: u32 = 16;
+const TURNS_PER_LOOK: u64 = 16;
 /// Longest time between two such looks while turns are long.
 const LOOK_INTERVAL_NS: u64 = 5_000;
 
@@ -145,13 +145,15 @@ impl DataShard {
     pub(crate) fn run(&mut self) {
         let mut now = self.clock.now();
         let mut looked_at = now;
-        let (mut turns, mut idle_turns) = (0_u32, 0);
+        // Turns since the last look, and turns that found nothing since the last read of the clock.
+        let (mut turns, mut idle_turns) = (0, 0);
         // Bounded by the daemon's life: each round either works, polls for the spin budget, or
         // sleeps.
         loop {
-            turns = turns.wrapping_add(1);
-            if turns.is_multiple_of(TURNS_PER_LOOK) || now.since(looked_at) > LOOK_INTERVAL_NS {
+            turns += 1;
+            if turns >= TURNS_PER_LOOK || now.since(looked_at) > LOOK_INTERVAL_NS {
                 looked_at = now;
+                self.table.count_turns(std::mem::take(&mut turns));
                 self.look_around(now);
             }
             let turn = self.table.turn(now, &self.clock);
