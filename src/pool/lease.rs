@@ -170,10 +170,19 @@ mod tests {
         let held: Vec<Lease> = std::iter::from_fn(|| pool.lease_for_reply(1)).collect();
         let free = TierIndex::ALL.map(|tier| pool.free_count(tier));
         assert_eq!(free, TierIndex::ALL.map(|tier| pool.count(tier) / 2));
-        let tokens: Vec<LeaseToken> = held.into_iter().map(Lease::into_token).collect();
         assert!(pool.lease_for_reply(1).is_none());
-        tokens.into_iter().for_each(|token| drop(Lease::from_token(&pool, token)));
+        drop(held);
         assert!(pool.lease_for_reply(1 << 21).is_some());
+    }
+
+    #[cfg(feature = "server")]
+    #[test]
+    fn a_token_remembers_that_a_reply_holds_the_buffer() {
+        let pool = pool();
+        let token = pool.lease_for_reply(70_000).unwrap().into_token();
+        assert!(pool.lease_for_reply(70_000).is_some(), "the mapped tier helps out");
+        drop(Lease::from_token(&pool, token));
+        assert_eq!(pool.lease_for_reply(70_000).unwrap().tier(), TierIndex::Large);
     }
 
     #[test]
