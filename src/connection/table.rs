@@ -612,11 +612,6 @@ impl<M: RegionMemory> Table<M> {
             self.metrics().fault(fault.index());
         }
         if closing.untold != 0 {
-            // Replies that nobody will read may fill the slot's ring: a worker that finds no space
-            // for its acknowledgement has no news to make the slot hot with, so it is visited now.
-            if !std::mem::replace(&mut self.slots[slot as usize].hot, true) {
-                self.hot.push(slot);
-            }
             self.untold.push(slot);
             self.tell_workers();
         }
