@@ -71,7 +71,7 @@ pub struct FrameHeader {
     pub deadline_ms: u32,
     /// [`payload_check`], or 0 where the connection does without.
     pub payload_check: u32,
-    /// [`header_check`].
+    /// [`header_check`](super::header_check).
     pub header_check: u32,
 }
 
