@@ -148,7 +148,7 @@ impl BufferPool {
     }
 
     /// [`BufferPool::lease`] for a reply, which waits until its client reads it: replies hold at most
-    /// half of each tier, because a request's buffer comes back by itself and a reply's may not.
+    /// half of each tier, rounded up, because a request's buffer comes back by itself and a reply's may not.
     #[must_use]
     pub fn lease_for_reply(&self, size: usize) -> Option<Lease> {
         TierIndex::ALL
