@@ -1,10 +1,10 @@
 //! Hostile peers, theme three: doorbells, sockets, and clients that die.
 //!
-//! The harness is `common/hostile.rs`; `docs/verification.md` says what is shown.
+//! The harness is `common/hostile/`; `docs/verification.md` says what is shown.
 #![cfg(feature = "cli")]
 
 mod common;
-#[path = "common/hostile.rs"]
+#[path = "common/hostile/mod.rs"]
 mod hostile;
 
 use std::io::{BufRead as _, BufReader, Write as _};

@@ -1,10 +1,10 @@
 //! Hostile peers, theme one: what a client can do to memory that it shares with the daemon.
 //!
-//! The harness is `common/hostile.rs`; `docs/verification.md` says what is shown.
+//! The harness is `common/hostile/`; `docs/verification.md` says what is shown.
 #![cfg(feature = "cli")]
 
 mod common;
-#[path = "common/hostile.rs"]
+#[path = "common/hostile/mod.rs"]
 mod hostile;
 
 use std::sync::atomic::{AtomicBool, Ordering};
