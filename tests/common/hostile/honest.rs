@@ -9,10 +9,12 @@ use annulus::MessageType;
 use annulus::client::{ConnectOptions, Connection, RequestOptions};
 
 use super::PATIENCE;
-use super::latency::{Latency, WINDOW};
+use super::latency::Latency;
 
 /// How long an honest request may take before it counts as failed.
 pub(super) const HONEST_DEADLINE: Duration = Duration::from_secs(10);
+/// Heartbeats that make a p99: the worst but one of so many. Echoes come twice as often.
+const HEARTBEATS_MIN: usize = 100;
 
 /// A client that does what clients do, for the whole run, and minds every error.
 pub(super) struct Honest {
@@ -26,7 +28,11 @@ pub(super) struct HonestShared {
     over: AtomicBool,
     /// Rounds so far: each has something of everything.
     pub(super) rounds: AtomicU64,
-    /// Nanoseconds of each echo and each heartbeat of this window.
+    /// Requests so far, of whatever kind.
+    requests: AtomicU64,
+    /// Whether a request that begins now belongs to the window.
+    measured: AtomicBool,
+    /// Nanoseconds of each echo and each heartbeat of the window.
     samples: Mutex<[Vec<u64>; 2]>,
 }
 
@@ -74,10 +80,21 @@ impl HonestShared {
             .into();
         let mut call = |message_type, payload: &[u8], answer: &mut Vec<u8>| {
             let options = RequestOptions::within(HONEST_DEADLINE);
+            let measured = self.measured.load(Ordering::Relaxed);
             let began = Instant::now();
-            connection
-                .call_with(message_type, payload, options, answer)
-                .map(|()| u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX))
+            let done = connection.call_with(message_type, payload, options, answer);
+            let took = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            // Which of the samples this is, if it is one: the others have sizes of their own.
+            let which = match (message_type, payload.len()) {
+                (MessageType::ECHO, ..=64) => Some(0),
+                (MessageType::HEARTBEAT, _) => Some(1),
+                _ => None,
+            };
+            if let (true, Some(which)) = (measured, which) {
+                self.samples.lock().unwrap()[which].push(took);
+            }
+            self.requests.fetch_add(1, Ordering::Release);
+            done
         };
         while !self.stop.load(Ordering::Relaxed) {
             for payload in &payloads[1..] {
@@ -88,18 +105,15 @@ impl HonestShared {
                 }
             }
             call(MessageType::COMPLETE, prompt, &mut answer).map_err(failed("complete"))?;
-            for _ in 0..12 {
+            for _ in 0..24 {
                 for _ in 0..2 {
-                    let took = call(MessageType::ECHO, &payloads[0], &mut answer)
+                    call(MessageType::ECHO, &payloads[0], &mut answer)
                         .map_err(failed("an echo"))?;
                     if answer != payloads[0] {
                         return Err("an echo came back changed".into());
                     }
-                    self.samples.lock().unwrap()[0].push(took);
                 }
-                let took = call(MessageType::HEARTBEAT, b"", &mut answer)
-                    .map_err(failed("a heartbeat"))?;
-                self.samples.lock().unwrap()[1].push(took);
+                call(MessageType::HEARTBEAT, b"", &mut answer).map_err(failed("a heartbeat"))?;
                 thread::sleep(Duration::from_micros(50));
             }
             self.rounds.fetch_add(1, Ordering::Relaxed);
@@ -107,21 +121,47 @@ impl HonestShared {
         Ok(())
     }
 
-    pub(super) fn begin_window(&self) {
+    /// Begins a window without samples.
+    pub(super) fn forget(&self) {
         *self.samples.lock().unwrap() = Default::default();
     }
 
-    /// The window's p99, or nothing when too little was measured to have one.
-    pub(super) fn end_window(&self) -> Option<Latency> {
-        let mut samples = std::mem::take(&mut *self.samples.lock().unwrap());
+    /// Whether requests that begin from now on count.
+    pub(super) fn measure(&self, on: bool) {
+        self.measured.store(on, Ordering::Relaxed);
+    }
+
+    /// True when the window's p99 means something.
+    pub(super) fn has_enough(&self) -> bool {
+        let samples = self.samples.lock().unwrap();
+        samples[0].len() >= 2 * HEARTBEATS_MIN && samples[1].len() >= HEARTBEATS_MIN
+    }
+
+    /// True when it has met an error and works no more.
+    pub(super) fn is_over(&self) -> bool {
+        self.over.load(Ordering::Relaxed)
+    }
+
+    /// Ends the window and gives its p99; `None` when too little was done to have one.
+    pub(super) fn latency(&self) -> Option<Latency> {
+        self.measure(false);
+        // The request under way may be the one that the window's work holds up.
+        let requests = self.requests.load(Ordering::Relaxed);
+        let patience = Instant::now() + PATIENCE;
+        while self.requests.load(Ordering::Acquire) == requests {
+            if self.is_over() || Instant::now() >= patience {
+                return None;
+            }
+            thread::sleep(Duration::from_micros(50));
+        }
+        let enough = self.has_enough();
+        // By the nearest rank: the smallest sample that 99 of 100 do not exceed.
         let p99 = |samples: &mut Vec<u64>| {
             samples.sort_unstable();
-            samples.get((samples.len() * 99 / 100).min(samples.len().saturating_sub(1))).copied()
+            samples[(samples.len() * 99).div_ceil(100) - 1]
         };
-        let [echoes, heartbeats] = &mut samples;
-        // Note: a window without one answer is as slow as the window is long.
-        let long = u64::try_from(WINDOW.as_nanos()).unwrap_or(u64::MAX);
-        Some([p99(echoes).unwrap_or(long), p99(heartbeats).unwrap_or(long)])
+        let [mut echoes, mut heartbeats] = std::mem::take(&mut *self.samples.lock().unwrap());
+        enough.then(|| [p99(&mut echoes), p99(&mut heartbeats)])
     }
 
     /// Waits until the honest client has done all that it does so many times more.
@@ -129,7 +169,7 @@ impl HonestShared {
         let goal = self.rounds.load(Ordering::Relaxed) + count;
         let patience = Instant::now() + PATIENCE;
         while self.rounds.load(Ordering::Relaxed) < goal {
-            if self.over.load(Ordering::Relaxed) || Instant::now() >= patience {
+            if self.is_over() || Instant::now() >= patience {
                 return Err("the honest client met an error or was starved".into());
             }
             thread::sleep(Duration::from_micros(500));

@@ -1,6 +1,8 @@
 //! The stage: one daemon under attack, one honest client beside it, and the verdict on each row.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
@@ -16,14 +18,12 @@ use tempfile::TempDir;
 use crate::common::Daemon;
 
 use super::honest::{HONEST_DEADLINE, Honest};
-use super::latency::{WINDOW, compare};
+use super::latency::{Clock, Compared};
 use super::seen::{check_seen, summary};
-use super::{Attack, PATIENCE, Seen, Siege, Until};
+use super::{Again, Attack, PATIENCE, Runs, Seen, Siege, Until};
 
-/// Windows of a siege for each side, and how long each is.
-const WINDOWS: usize = 3;
-/// Comparisons before a siege counts as lost: other work runs on the same cores.
-const ATTEMPTS: usize = 6;
+/// How long one run of a siege is.
+const SIEGE: Duration = Duration::from_millis(130);
 
 /// The daemon's counts of faults and of connections that ended, by name.
 type Counts = BTreeMap<String, u64>;
@@ -39,10 +39,43 @@ pub(crate) struct Stage {
     _home: TempDir,
 }
 
+/// What the daemon held and had counted before an attack.
+struct Before {
+    held: (usize, usize),
+    counts: Counts,
+}
+
 struct Row {
     name: &'static str,
     seen: String,
-    verdict: Result<String, String>,
+    verdict: Result<Fine, String>,
+}
+
+/// What there is to say of a row that is as it must be.
+struct Fine {
+    /// How long the first run took, if that is not fixed.
+    took: Option<Duration>,
+    /// `None` when this machine has not what it takes.
+    compared: Option<Compared>,
+}
+
+impl Row {
+    fn compared(&self) -> Option<&Compared> {
+        self.verdict.as_ref().ok()?.compared.as_ref()
+    }
+}
+
+impl fmt::Display for Fine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ok")?;
+        if let Some(took) = self.took {
+            write!(f, ", {} ms", took.as_millis())?;
+        }
+        match &self.compared {
+            Some(compared) => write!(f, ", {compared}"),
+            None => f.write_str(", not timed"),
+        }
+    }
 }
 
 impl Stage {
@@ -79,9 +112,9 @@ impl Stage {
 
     /// What the daemon holds and has counted. `None`, with a note, when it does not answer: then
     /// there is no use in going on.
-    fn before(&self, name: &'static str) -> Option<((usize, usize), Counts)> {
-        match self.page() {
-            Ok(page) => Some((self.daemon.held(), counts(&page))),
+    fn before(&self, name: &'static str) -> Option<Before> {
+        match self.look() {
+            Ok(before) => Some(before),
             Err(wrong) => {
                 self.note(name, &[], Err(format!("not begun: {wrong}")));
                 None
@@ -89,7 +122,12 @@ impl Stage {
         }
     }
 
-    /// Runs each attack and asks after each what became of it.
+    fn look(&self) -> Result<Before, String> {
+        let counts = counts(&self.page()?);
+        Ok(Before { held: self.daemon.held(), counts })
+    }
+
+    /// Runs each attack, asks what became of it, and compares its cost with that of its twin.
     pub(crate) fn suffer(&self, attacks: &[Attack]) {
         for attack in attacks {
             println!("... {}", attack.name);
@@ -101,76 +139,102 @@ impl Stage {
             let (seen, verdict) = match ran {
                 Err(_) => (Vec::new(), Err("it panicked, see above".into())),
                 Ok(seen) => {
-                    let verdict = self.judge(attack.must, &seen, &before.1, before.0);
+                    let verdict = check_seen(attack.must, &seen)
+                        .and_then(|()| self.judge(&seen, &before))
+                        .and_then(|()| self.time(attack, Runs::NONE.and(&seen, took)))
+                        .map(|compared| Fine { took: Some(took), compared });
                     (seen, verdict)
                 }
             };
-            let verdict = verdict.map(|()| format!("ok, {} ms", took.as_millis()));
             self.note(attack.name, &seen, verdict);
         }
     }
 
-    /// Besieges the daemon and compares the honest client's p99 with that beside a twin.
+    /// Besieges the daemon, and compares the cost with that of a twin.
     pub(crate) fn withstand(&self, sieges: &[Siege]) {
         for siege in sieges {
             println!("... {}", siege.name);
             let Some(before) = self.before(siege.name) else { return };
-            let (mut seen, mut twins) = (Vec::new(), Vec::new());
-            let mut compared = Err(String::new());
-            // Bounded: the first attempt within the bar ends it.
-            for attempt in 1..=ATTEMPTS {
-                let (mut beside_attack, mut beside_twin) = (Vec::new(), Vec::new());
-                for window in 0..2 * WINDOWS {
-                    // What the last window left behind is not this one's.
-                    self.daemon.wait_until_it_holds(before.0);
-                    let _ = self.honest.shared.wait_for_rounds(1);
-                    // Attack, twin, twin, attack, …: a drift of the machine meets both alike.
-                    let attacking = window % 4 == 0 || window % 4 == 3;
-                    self.honest.shared.begin_window();
-                    let until = Until::after(WINDOW);
-                    if attacking {
-                        seen.extend((siege.attack)(self, until));
-                    } else {
-                        twins.extend((siege.twin)(self, until));
-                    }
-                    until.rest();
-                    let p99 = self.honest.shared.end_window();
-                    if attacking { &mut beside_attack } else { &mut beside_twin }.extend(p99);
-                }
-                compared = compare(&beside_attack, &beside_twin)
-                    .map(|text| format!("ok at attempt {attempt}, {text}"));
-                if compared.is_ok() {
-                    break;
-                }
-            }
-            let well = twins.iter().all(|twin| matches!(twin, Seen::Left | Seen::Served));
-            let all: Vec<Seen> = seen.iter().chain(&twins).copied().collect();
-            let verdict = check_seen(siege.must, &seen)
-                .and_then(|()| if well { Ok(()) } else { Err(format!("twins saw {twins:?}")) })
-                .and_then(|()| self.judge(&[], &all, &before.1, before.0))
-                .and(compared);
-            self.note(siege.name, &seen, verdict);
+            let attack = || {
+                let until = Until::after(SIEGE);
+                let seen = (siege.attack)(self, until);
+                until.rest();
+                seen
+            };
+            let twin = || {
+                let until = Until::after(SIEGE);
+                let seen = (siege.twin)(self, until);
+                until.rest();
+                seen
+            };
+            let (seen, compared) =
+                self.compare(siege.must, &before, (Again::AtOnce, SIEGE), attack, twin);
+            let fine = |compared| Fine { took: None, compared: Some(compared) };
+            self.note(siege.name, &seen, compared.map(fine));
         }
     }
 
-    fn note(&self, name: &'static str, seen: &[Seen], verdict: Result<String, String>) {
+    /// Repeats an attack that was as it must be. `None` when there is nothing to repeat.
+    fn time(&self, attack: &Attack, first: Runs) -> Result<Option<Compared>, String> {
+        if first.are_idle() {
+            return Ok(None);
+        }
+        let before = self.look()?;
+        let runs = Cell::new(first);
+        let again = || {
+            let began = Instant::now();
+            let seen = (attack.run)(self);
+            runs.set(runs.get().and(&seen, began.elapsed()));
+            seen
+        };
+        let twin = || (attack.timed.twin)(self, runs.get().one());
+        let how = (attack.timed.again, first.time());
+        self.compare(attack.must, &before, how, again, twin).1.map(Some)
+    }
+
+    /// Compares the honest client's p99 beside an attack and beside its twin, and judges what both
+    /// saw in all windows. Gives what the attackers saw.
+    fn compare(
+        &self,
+        must: &[Seen],
+        before: &Before,
+        (again, run): (Again, Duration),
+        attack: impl Fn() -> Vec<Seen>,
+        twin: impl Fn() -> Vec<Seen>,
+    ) -> (Vec<Seen>, Result<Compared, String>) {
+        let (mut seen, mut twins) = (Vec::new(), Vec::new());
+        let settle = || self.daemon.wait_until_it_holds(before.held);
+        let clock = Clock { honest: &self.honest.shared, settle: &settle, again };
+        let ran = catch_unwind(AssertUnwindSafe(|| {
+            clock.compare(run, || seen.extend(attack()), || twins.extend(twin()))
+        }));
+        let Ok(compared) = ran else {
+            return (seen, Err("it panicked while it was timed, see above".into()));
+        };
+        let well = |twin: &Seen| matches!(twin, Seen::Left | Seen::Served);
+        let all: Vec<Seen> = seen.iter().chain(&twins).copied().collect();
+        let verdict = check_seen(must, &seen)
+            .and_then(|()| match twins.iter().all(well) {
+                true => self.judge(&all, before),
+                false => Err(format!("twins saw {}", summary(&twins))),
+            })
+            .and(compared);
+        (seen, verdict)
+    }
+
+    fn note(&self, name: &'static str, seen: &[Seen], verdict: Result<Fine, String>) {
         let seen = summary(seen);
-        println!("    {seen}; {}", verdict.as_ref().unwrap_or_else(|wrong| wrong));
+        match &verdict {
+            Ok(fine) => println!("    {seen}; {fine}"),
+            Err(wrong) => println!("    {seen}; {wrong}"),
+        }
         self.rows.lock().unwrap().push(Row { name, seen, verdict });
     }
 
-    /// Everything that must be seen after an attack. An empty `must` leaves that to the caller.
-    fn judge(
-        &self,
-        must: &[Seen],
-        seen: &[Seen],
-        counts_before: &Counts,
-        held: (usize, usize),
-    ) -> Result<(), String> {
-        if !must.is_empty() {
-            check_seen(must, seen)?;
-        }
-        let mut expected = counts_before.clone();
+    /// Whether the daemon has counted what was seen and nothing else, holds no more than before,
+    /// and serves the honest client.
+    fn judge(&self, seen: &[Seen], before: &Before) -> Result<(), String> {
+        let mut expected = before.counts.clone();
         for seen in seen {
             let names = [seen.fault().map(|it| ("fault", it)), seen.reason().map(|it| ("end", it))];
             for (kind, name) in names.into_iter().flatten() {
@@ -185,16 +249,16 @@ impl Stage {
             counted = counts(&self.page()?);
         }
         if counted != expected {
-            let of = |counts: &Counts| difference(counts_before, counts);
+            let of = |counts: &Counts| difference(&before.counts, counts);
             return Err(format!("counted {:?}, must be {:?}", of(&counted), of(&expected)));
         }
         let mut holds = self.daemon.held();
-        while (holds.0 > held.0 || holds.1 > held.1) && Instant::now() < patience {
+        while (holds.0 > before.held.0 || holds.1 > before.held.1) && Instant::now() < patience {
             thread::sleep(Duration::from_millis(1));
             holds = self.daemon.held();
         }
-        if holds.0 > held.0 || holds.1 > held.1 {
-            return Err(format!("held {held:?} descriptors and regions, now {holds:?}"));
+        if holds.0 > before.held.0 || holds.1 > before.held.1 {
+            return Err(format!("held {:?} descriptors and regions, now {holds:?}", before.held));
         }
         self.honest.shared.wait_for_rounds(1)
     }
@@ -214,12 +278,21 @@ impl Stage {
         println!("\n| attack | seen | verdict |\n|---|---|---|");
         for Row { name, seen, verdict } in &rows {
             let verdict = match verdict {
-                Ok(fine) => fine.clone(),
+                Ok(fine) => fine.to_string(),
                 Err(wrong) => format!("WRONG: {wrong}"),
             };
             println!("| {name} | {seen} | {verdict} |");
         }
         println!("\n{} attacks; the honest client made {rounds} rounds; exit {code:?}", rows.len());
+        let all: Vec<_> = rows.iter().filter_map(Row::compared).collect();
+        let ratio = all.iter().map(|one| one.ratio).fold(0.0, f64::max);
+        let (more, most) = all.iter().fold((0, 0), |(more, most), one| {
+            (more + usize::from(one.attempt > 1), most.max(one.attempt))
+        });
+        println!(
+            "{} timed: at most {ratio:.2} ×; {more} at a later attempt, the {most}th at most",
+            all.len()
+        );
         let wrong: Vec<_> = rows.iter().filter(|row| row.verdict.is_err()).collect();
         let names: Vec<_> = wrong.iter().map(|row| row.name).collect();
         assert!(names.is_empty(), "{names:?}: see the table above");
