@@ -1,10 +1,10 @@
 //! Hostile peers, theme two: what a client can do before it is one.
 //!
-//! The harness is `common/hostile.rs`; `docs/verification.md` says what is shown.
+//! The harness is `common/hostile/`; `docs/verification.md` says what is shown.
 #![cfg(feature = "cli")]
 
 mod common;
-#[path = "common/hostile.rs"]
+#[path = "common/hostile/mod.rs"]
 mod hostile;
 
 use std::fs;
@@ -30,9 +30,9 @@ use zerocopy::IntoBytes as _;
 
 use common::{Daemon, role_socket, send_with_descriptors};
 use hostile::{
-    Attack, CAPACITY, Gifts, PATIENCE, Peer, Seen, Siege, Stage, Until, answer, bell,
-    comes_and_goes, comes_and_goes_beside_echoes, connect, fault, hello, offer, refused,
-    region_refused,
+    Attack, CAPACITY, Gifts, PATIENCE, Peer, Seen, Siege, Stage, Until, again, again_when_let_go,
+    answer, bell, comes_and_goes, comes_and_goes_beside_echoes, connect, crowd, fault, hello,
+    offer, one_after_the_other, refused, region_refused, visits,
 };
 
 /// Connections that this theme's daemon serves at once.
@@ -52,6 +52,7 @@ const ATTACKS: &[Attack] = &[
             })
         },
         must: &[Seen::LeftEarly],
+        timed: again(|stage, work| comes_and_goes_beside_echoes(stage, work.until)),
     },
     Attack {
         name: "Hello cut after each byte, and half closed",
@@ -62,18 +63,26 @@ const ATTACKS: &[Attack] = &[
             })
         },
         must: &[refused("handshake_cut")],
+        timed: again(visits),
     },
     Attack {
         name: "nothing sent, until the timeout",
         run: |stage| vec![answer(&connect(stage))],
         must: &[refused("handshake_cut")],
+        timed: again(visits),
     },
     Attack {
         name: "Hello byte by byte, until the timeout",
         run: byte_by_byte_too_slowly,
         must: &[refused("handshake_cut")],
+        timed: again(visits),
     },
-    Attack { name: "Hello byte by byte, in time", run: byte_by_byte, must: &[Seen::Served] },
+    Attack {
+        name: "Hello byte by byte, in time",
+        run: byte_by_byte,
+        must: &[Seen::Served],
+        timed: again(visits),
+    },
     Attack {
         name: "Hello twice in one write",
         run: |stage| {
@@ -85,6 +94,7 @@ const ATTACKS: &[Attack] = &[
             vec![last_word(socket)]
         },
         must: &[fault("socket_bytes")],
+        timed: again(visits),
     },
     Attack {
         name: "Hello once more after the Welcome, with descriptors",
@@ -94,11 +104,13 @@ const ATTACKS: &[Attack] = &[
             vec![peer.goodbye()]
         },
         must: &[fault("socket_bytes")],
+        timed: again(visits),
     },
     Attack {
         name: "each byte of the magic wrong",
         run: |stage| changed(stage, 0..8, |at, bytes| bytes[at] ^= 0x20),
         must: &[refused("handshake_magic")],
+        timed: again(visits),
     },
     Attack {
         name: "other major versions",
@@ -109,6 +121,7 @@ const ATTACKS: &[Attack] = &[
             changed(stage, [0, 2, 0x0101, u16::MAX], set)
         },
         must: &[Seen::Refused(Status::VersionUnsupported, None)],
+        timed: again(visits),
     },
     Attack {
         name: "a minor version from the future",
@@ -118,6 +131,7 @@ const ATTACKS: &[Attack] = &[
             })
         },
         must: &[Seen::Served],
+        timed: again(visits),
     },
     Attack {
         name: "every feature bit that there is not",
@@ -129,21 +143,25 @@ const ATTACKS: &[Attack] = &[
             vec![peer.is_served()]
         },
         must: &[Seen::Served],
+        timed: again(visits),
     },
     Attack {
         name: "codecs that nobody has",
         run: |stage| changed(stage, [0, 3, 127, 128, 255], |codec: u8, bytes| bytes[32] = codec),
         must: &[Seen::Refused(Status::CodecUnsupported, None)],
+        timed: again(visits),
     },
     Attack {
         name: "reserved bytes of the Hello set",
         run: |stage| changed(stage, 33..64, |at, bytes| bytes[at] = 0xFF),
         must: &[Seen::Served],
+        timed: again(visits),
     },
     Attack {
         name: "capacities that are zero, odd, tiny, huge or overflow together",
         run: capacities,
         must: &[region_refused("ring_capacity")],
+        timed: again(visits),
     },
     Attack {
         name: "each number of descriptors but three",
@@ -160,11 +178,13 @@ const ATTACKS: &[Attack] = &[
                 .collect()
         },
         must: &[refused("descriptor_count")],
+        timed: again(visits),
     },
     Attack {
         name: "descriptors one at a time, with single bytes",
         run: |stage| vec![spread(stage, &[0, 30, 63])],
         must: &[Seen::Served],
+        timed: again(visits),
     },
     Attack {
         name: "a descriptor with every byte",
@@ -180,6 +200,7 @@ const ATTACKS: &[Attack] = &[
             vec![answer(&socket)]
         },
         must: &[refused("descriptor_count")],
+        timed: again(visits),
     },
     Attack {
         name: "a flood of descriptors, 253 with each byte",
@@ -198,12 +219,19 @@ const ATTACKS: &[Attack] = &[
             (0..8).map(flood).collect()
         },
         must: &[refused("descriptor_count")],
+        timed: again(visits),
     },
-    Attack { name: "credentials beside the descriptors", run: credentials, must: &[Seen::Served] },
+    Attack {
+        name: "credentials beside the descriptors",
+        run: credentials,
+        must: &[Seen::Served],
+        timed: again(visits),
+    },
     Attack {
         name: "an urgent byte in the middle of the Hello",
         run: urgent_byte,
         must: &[Seen::Served, refused("handshake_cut"), refused("handshake_magic")],
+        timed: again(visits),
     },
     Attack {
         name: "the connection's own socket as the region",
@@ -215,6 +243,7 @@ const ATTACKS: &[Attack] = &[
             vec![answer(&socket)]
         },
         must: &[region_refused("region_seals")],
+        timed: again(visits),
     },
     Attack {
         name: "a region that is no memory: pipe, device, directory, socket, eventfd, epoll",
@@ -229,6 +258,7 @@ const ATTACKS: &[Attack] = &[
                 .collect()
         },
         must: &[region_refused("region_seals")],
+        timed: again(visits),
     },
     Attack {
         name: "each choice of seals that lacks one",
@@ -240,16 +270,19 @@ const ATTACKS: &[Attack] = &[
             (0..7).map(|bits| with_memfd(stage, size(), choice(bits))).collect()
         },
         must: &[region_refused("region_seals")],
+        timed: again(visits),
     },
     Attack {
         name: "regular files, on disk and on tmpfs",
         run: regular_files,
         must: &[region_refused("region_seals")],
+        timed: again(visits),
     },
     Attack {
         name: "a memfd of huge pages",
         run: huge_pages,
         must: &[region_refused("region_seals")],
+        timed: again(visits),
     },
     Attack {
         name: "a region that is empty, too small or too large",
@@ -258,6 +291,7 @@ const ATTACKS: &[Attack] = &[
             sizes.map(|size| with_memfd(stage, size, SEALS)).into()
         },
         must: &[region_refused("region_size")],
+        timed: again(visits),
     },
     Attack {
         name: "a region that shrank before it was sealed",
@@ -268,6 +302,7 @@ const ATTACKS: &[Attack] = &[
             vec![with_region(stage, file)]
         },
         must: &[region_refused("region_size")],
+        timed: again(visits),
     },
     Attack {
         name: "a region sealed against writing, now or later",
@@ -277,6 +312,7 @@ const ATTACKS: &[Attack] = &[
                 .into()
         },
         must: &[region_refused("region_unmappable")],
+        timed: again(visits),
     },
     Attack {
         name: "a region opened for reading or writing only",
@@ -286,6 +322,7 @@ const ATTACKS: &[Attack] = &[
                 .into()
         },
         must: &[region_refused("region_unmappable")],
+        timed: again(visits),
     },
     Attack {
         name: "a region opened as a mere path",
@@ -293,8 +330,14 @@ const ATTACKS: &[Attack] = &[
             vec![with_region(stage, reopened(&memfd(size(), SEALS), OFlags::PATH).unwrap())]
         },
         must: &[region_refused("region_seals")],
+        timed: again(visits),
     },
-    Attack { name: "an executable region", run: executable_region, must: &[Seen::Served] },
+    Attack {
+        name: "an executable region",
+        run: executable_region,
+        must: &[Seen::Served],
+        timed: again(visits),
+    },
     Attack {
         name: "doorbells that are something else, in both places",
         run: |stage| {
@@ -310,6 +353,7 @@ const ATTACKS: &[Attack] = &[
             seen
         },
         must: &[region_refused("not_an_eventfd")],
+        timed: again(visits),
     },
     Attack {
         name: "doorbells opened as mere paths, in both places",
@@ -322,6 +366,7 @@ const ATTACKS: &[Attack] = &[
                 .into()
         },
         must: &[region_refused("not_an_eventfd")],
+        timed: again(visits),
     },
     Attack {
         name: "region and doorbells in another order",
@@ -337,6 +382,7 @@ const ATTACKS: &[Attack] = &[
                 .into()
         },
         must: &[region_refused("not_an_eventfd")],
+        timed: again(visits),
     },
     Attack {
         name: "one eventfd for both doorbells",
@@ -349,6 +395,7 @@ const ATTACKS: &[Attack] = &[
             vec![peer.is_served()]
         },
         must: &[Seen::Served],
+        timed: again(visits),
     },
     Attack {
         name: "semaphores for doorbells",
@@ -361,6 +408,7 @@ const ATTACKS: &[Attack] = &[
             vec![Peer::bringing(&stage.socket(), region, gifts, empty).is_served()]
         },
         must: &[Seen::Served],
+        timed: again(visits),
     },
     Attack {
         name: "descriptors closed before the daemon looks",
@@ -375,6 +423,7 @@ const ATTACKS: &[Attack] = &[
             (0..20).map(offend).collect()
         },
         must: &[Seen::Served],
+        timed: again(visits),
     },
     Attack {
         name: "a newcomer that does not read its Welcome",
@@ -388,6 +437,7 @@ const ATTACKS: &[Attack] = &[
             vec![Seen::Left]
         },
         must: &[Seen::Left],
+        timed: again(visits),
     },
     Attack {
         name: "200 newcomers that hang up at once",
@@ -400,6 +450,7 @@ const ATTACKS: &[Attack] = &[
                 .collect()
         },
         must: &[Seen::LeftEarly],
+        timed: again(|stage, work| comes_and_goes_beside_echoes(stage, work.until)),
     },
     Attack {
         name: "20 handshakes stalled at once",
@@ -417,6 +468,7 @@ const ATTACKS: &[Attack] = &[
             seen
         },
         must: &[Seen::Served, refused("handshake_cut")],
+        timed: again(visits),
     },
     Attack {
         name: "one connection too many, and ten more",
@@ -429,11 +481,15 @@ const ATTACKS: &[Attack] = &[
             seen
         },
         must: &[Seen::Served, Seen::Refused(Status::Busy, None)],
+        timed: again_when_let_go(|stage, _| crowd(stage, CONNECTIONS - 2)),
     },
     Attack {
         name: "another user, past open permissions",
         run: another_user,
         must: &[Seen::Refused(Status::NotAuthorized, None)],
+        timed: again(|stage, work| {
+            one_after_the_other(work, || as_user(stage, rustix::process::getuid().as_raw()))
+        }),
     },
 ];
 
@@ -836,9 +892,14 @@ fn role_of_another_user() {
 
 fn another_user(stage: &Stage) -> Vec<Seen> {
     const NOBODY: u32 = 65_534;
+    vec![as_user(stage, NOBODY)]
+}
+
+/// What the daemon answers to a process of this user, past open permissions.
+fn as_user(stage: &Stage, user: u32) -> Seen {
     if !rustix::process::geteuid().is_root() {
         println!("skipped: only root can become another user");
-        return vec![Seen::Skipped("only root can become another user")];
+        return Seen::Skipped("only root can become another user");
     }
     let socket = stage.socket();
     let place = tempfile::tempdir().unwrap();
@@ -857,22 +918,21 @@ fn another_user(stage: &Stage) -> Vec<Seen> {
         .env_clear()
         .env(common::ROLE, &socket)
         .current_dir("/")
-        .uid(NOBODY)
-        .gid(NOBODY)
+        .uid(user)
+        .gid(user)
         .stdin(Stdio::null())
         .output();
     open(&socket, 0o600);
     open(socket.parent().unwrap(), 0o700);
     let Ok(output) = output else {
         println!("skipped: another user cannot start this test");
-        return vec![Seen::Skipped("another user cannot start this test")];
+        return Seen::Skipped("another user cannot start this test");
     };
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    let refused = Seen::Refused(Status::NotAuthorized, None);
-    if said.contains(&format!("answered: {refused}")) {
-        vec![refused]
-    } else {
+    let answers = [Seen::Refused(Status::NotAuthorized, None), Seen::Served];
+    let answered = |seen: &Seen| said.contains(&format!("answered: {seen}"));
+    answers.into_iter().find(answered).unwrap_or_else(|| {
         println!("{said}{}", String::from_utf8_lossy(&output.stderr));
-        vec![Seen::Silent]
-    }
+        Seen::Silent
+    })
 }

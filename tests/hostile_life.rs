@@ -1,17 +1,17 @@
 //! Hostile peers, theme three: doorbells, sockets, and clients that die.
 //!
-//! The harness is `common/hostile.rs`; `docs/verification.md` says what is shown.
+//! The harness is `common/hostile/`; `docs/verification.md` says what is shown.
 #![cfg(feature = "cli")]
 
 mod common;
-#[path = "common/hostile.rs"]
+#[path = "common/hostile/mod.rs"]
 mod hostile;
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -26,8 +26,8 @@ use zerocopy::IntoBytes as _;
 
 use common::{Daemon, role_socket, send_with_descriptors, wait_for};
 use hostile::{
-    Attack, CAPACITY, Gifts, Peer, Seen, Siege, Stage, Until, comes_and_goes, fault, hello,
-    spinning_echoes,
+    Attack, CAPACITY, Gifts, Peer, Seen, Siege, Stage, Until, again, busy, comes_and_goes, fault,
+    hello, long_visits, one_after_the_other, spinning_echoes, visits,
 };
 
 const ATTACKS: &[Attack] = &[
@@ -38,6 +38,7 @@ const ATTACKS: &[Attack] = &[
             vec![emptied_and_rung(&mut peer)]
         },
         must: &[Seen::Served],
+        timed: again(visits),
     },
     Attack {
         name: "a full request doorbell that does not block",
@@ -46,6 +47,7 @@ const ATTACKS: &[Attack] = &[
             vec![emptied_and_rung(&mut peer)]
         },
         must: &[Seen::Served],
+        timed: again(visits),
     },
     Attack {
         name: "a full response doorbell that blocks, and is rung",
@@ -54,6 +56,7 @@ const ATTACKS: &[Attack] = &[
             vec![parked_again_and_again(&mut peer)]
         },
         must: &[Seen::Served],
+        timed: again(|stage, work| long_visits(stage, work, MessageType::ECHO, 40)),
     },
     Attack {
         name: "a full response doorbell that does not block, and is rung",
@@ -62,6 +65,7 @@ const ATTACKS: &[Attack] = &[
             vec![parked_again_and_again(&mut peer)]
         },
         must: &[Seen::Served],
+        timed: again(|stage, work| long_visits(stage, work, MessageType::ECHO, 40)),
     },
     Attack {
         name: "a full response doorbell emptied while the daemon's ring waits",
@@ -77,6 +81,7 @@ const ATTACKS: &[Attack] = &[
             vec![served]
         },
         must: &[Seen::Served],
+        timed: again(|stage, work| long_visits(stage, work, MessageType::ECHO, 160)),
     },
     Attack {
         name: "both doorbells full, and the client breaks the protocol",
@@ -87,6 +92,7 @@ const ATTACKS: &[Attack] = &[
             vec![peer.goodbye()]
         },
         must: &[fault("frame_mark"), fault("header_check")],
+        timed: again(|stage, work| long_visits(stage, work, MessageType::ECHO, 40)),
     },
     Attack {
         name: "doorbells made blocking after the handshake",
@@ -99,6 +105,7 @@ const ATTACKS: &[Attack] = &[
             vec![parked_again_and_again(&mut peer)]
         },
         must: &[Seen::Served],
+        timed: again(|stage, work| long_visits(stage, work, MessageType::ECHO, 40)),
     },
     Attack {
         name: "a request doorbell that its owner reads away",
@@ -114,21 +121,25 @@ const ATTACKS: &[Attack] = &[
             vec![peer.is_served()]
         },
         must: &[Seen::Served],
+        timed: again(|stage, work| long_visits(stage, work, MessageType::ECHO, 50)),
     },
     Attack {
         name: "always parked, by its flag",
         run: |stage| vec![parked_again_and_again(&mut Peer::connect(stage))],
         must: &[Seen::Served],
+        timed: again(|stage, work| long_visits(stage, work, MessageType::ECHO, 40)),
     },
     Attack {
         name: "one byte on the socket",
         run: |stage| talks(stage, &[1]),
         must: &[fault("socket_bytes")],
+        timed: again(visits),
     },
     Attack {
         name: "as many bytes on the socket as it takes",
         run: |stage| talks(stage, &[64, 4096, 100_000]),
         must: &[fault("socket_bytes"), Seen::HungUp],
+        timed: again(visits),
     },
     Attack {
         name: "descriptors on the socket",
@@ -140,6 +151,7 @@ const ATTACKS: &[Attack] = &[
             vec![peer.goodbye()]
         },
         must: &[fault("socket_bytes")],
+        timed: again(visits),
     },
     Attack {
         name: "an urgent byte on the socket",
@@ -152,6 +164,7 @@ const ATTACKS: &[Attack] = &[
             vec![peer.is_served()]
         },
         must: &[fault("socket_bytes"), Seen::Served, Seen::Left],
+        timed: again(visits),
     },
     Attack {
         name: "the sending half shut down",
@@ -161,6 +174,7 @@ const ATTACKS: &[Attack] = &[
             vec![peer.goodbye()]
         },
         must: &[Seen::HungUp],
+        timed: again(visits),
     },
     Attack {
         name: "the receiving half shut down",
@@ -171,6 +185,7 @@ const ATTACKS: &[Attack] = &[
             vec![peer.answer_to(1)]
         },
         must: &[Seen::Served],
+        timed: again(visits),
     },
     Attack {
         name: "a fault by one who does not read the Goodbye",
@@ -182,6 +197,7 @@ const ATTACKS: &[Attack] = &[
             vec![fault("frame_mark")]
         },
         must: &[fault("frame_mark")],
+        timed: again(visits),
     },
     Attack {
         name: "the socket held by a second descriptor",
@@ -192,6 +208,7 @@ const ATTACKS: &[Attack] = &[
             vec![peer.is_served()]
         },
         must: &[Seen::Served],
+        timed: again(visits),
     },
     Attack {
         name: "hang-up in the moment of the first frame, 200 times",
@@ -206,56 +223,67 @@ const ATTACKS: &[Attack] = &[
             (0..200).map(offend).collect()
         },
         must: &[Seen::Left],
+        timed: again(|stage, work| long_visits(stage, work, MessageType::HEARTBEAT, 4)),
     },
     Attack {
         name: "killed with a connection and no word",
         run: |stage| vec![killed(stage, "connected")],
         must: &[Seen::LeftEarly],
+        timed: again(|stage, work| one_after_the_other(work, || comes_and_ends(stage, "served"))),
     },
     Attack {
         name: "killed with half a Hello",
         run: |stage| vec![killed(stage, "half a hello")],
         must: &[Seen::LeftEarly],
+        timed: again(|stage, work| one_after_the_other(work, || comes_and_ends(stage, "served"))),
     },
     Attack {
         name: "killed before it read the Welcome",
         run: |stage| vec![killed(stage, "greeted")],
         must: &[Seen::Left],
+        timed: again(|stage, work| one_after_the_other(work, || comes_and_ends(stage, "served"))),
     },
     Attack {
         name: "killed while idle",
         run: |stage| vec![killed(stage, "welcome")],
         must: &[Seen::Left],
+        timed: again(|stage, work| one_after_the_other(work, || comes_and_ends(stage, "served"))),
     },
     Attack {
         name: "killed in mid-frame",
         run: |stage| vec![killed(stage, "half a frame")],
         must: &[Seen::Left],
+        timed: again(|stage, work| one_after_the_other(work, || comes_and_ends(stage, "served"))),
     },
     Attack {
         name: "killed with requests in flight",
         run: |stage| vec![killed(stage, "requests")],
         must: &[Seen::Left],
+        timed: again(|stage, work| one_after_the_other(work, || comes_and_ends(stage, "served"))),
     },
     Attack {
         name: "killed in mid-stream",
         run: |stage| vec![killed(stage, "stream")],
         must: &[Seen::Left],
+        timed: again(|stage, work| one_after_the_other(work, || comes_and_ends(stage, "served"))),
     },
     Attack {
         name: "killed while parked",
         run: |stage| vec![killed(stage, "parked")],
         must: &[Seen::Left],
+        timed: again(|stage, work| one_after_the_other(work, || comes_and_ends(stage, "served"))),
     },
     Attack {
         name: "killed with a full response doorbell that blocks",
         run: |stage| vec![killed(stage, "full doorbell")],
         must: &[Seen::Left],
+        timed: again(|stage, work| one_after_the_other(work, || comes_and_ends(stage, "served"))),
     },
     Attack {
         name: "killed with a full response ring",
         run: |stage| vec![killed(stage, "full ring")],
         must: &[Seen::Left],
+        timed: again(|stage, work| one_after_the_other(work, || comes_and_ends(stage, "busy"))),
     },
 ];
 
@@ -456,6 +484,26 @@ fn talks(stage: &Stage, sizes: &[usize]) -> Vec<Seen> {
 
 /// Starts a process that goes up to `step`, and kills it there.
 fn killed(stage: &Stage, step: &str) -> Seen {
+    let (mut child, came) = started(stage, step);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    match step {
+        _ if !came => Seen::Silent,
+        "connected" | "half a hello" => Seen::LeftEarly,
+        _ => Seen::Left,
+    }
+}
+
+/// The twin of those who are killed: a process that goes up to `step`, and leaves by itself.
+fn comes_and_ends(stage: &Stage, step: &str) -> Seen {
+    let (mut child, came) = started(stage, step);
+    drop(child.stdin.take());
+    let ended = child.wait().unwrap();
+    if came && ended.success() { Seen::Left } else { Seen::Silent }
+}
+
+/// A process that plays the role below up to `step`, and whether it has come so far.
+fn started(stage: &Stage, step: &str) -> (Child, bool) {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "role_of_one_that_is_killed", "--nocapture", "--test-threads=1"])
         .env(common::ROLE, stage.socket())
@@ -466,16 +514,12 @@ fn killed(stage: &Stage, step: &str) -> Seen {
         .unwrap();
     let stdout = BufReader::new(child.stdout.as_mut().unwrap());
     let came = stdout.lines().any(|line| line.unwrap().contains("here I stand"));
-    child.kill().unwrap();
-    child.wait().unwrap();
-    match step {
-        _ if !came => Seen::Silent,
-        "connected" | "half a hello" => Seen::LeftEarly,
-        _ => Seen::Left,
-    }
+    (child, came)
 }
 
 const STEP: &str = "ANNULUS_TEST_STEP";
+/// How long a client goes on that fills both of its rings, and its twin.
+const FILLING: Duration = Duration::from_millis(300);
 
 /// The role of a client that is killed at one step of its life.
 #[test]
@@ -513,6 +557,13 @@ fn role_of_one_that_is_killed() {
             }
             peer.ring();
         }
+        "served" => assert_eq!(peer.is_served(), Seen::Served),
+        "busy" => {
+            // The twin of the one below that fills its rings.
+            peer.spins = true;
+            let until = Until::after(FILLING);
+            assert_eq!(busy(peer, until, MessageType::ECHO), [Seen::Left]);
+        }
         "requests" => {
             for id in 1..=64 {
                 peer.send(MessageType::STREAM, id, stream);
@@ -540,7 +591,7 @@ fn role_of_one_that_is_killed() {
         }
         "full ring" => {
             // Until there is no space in either ring.
-            let until = Until::after(Duration::from_millis(300));
+            let until = Until::after(FILLING);
             let mut id = 0;
             while until.goes_on() {
                 id += 1;

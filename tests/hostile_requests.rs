@@ -1,10 +1,10 @@
 //! Hostile peers, theme four: requests that are well-formed and mean no good.
 //!
-//! The harness is `common/hostile.rs`; `docs/verification.md` says what is shown.
+//! The harness is `common/hostile/`; `docs/verification.md` says what is shown.
 #![cfg(feature = "cli")]
 
 mod common;
-#[path = "common/hostile.rs"]
+#[path = "common/hostile/mod.rs"]
 mod hostile;
 
 use std::thread;
@@ -19,8 +19,8 @@ use zerocopy::IntoBytes as _;
 
 use common::{Daemon, send_with_descriptors, wait_for};
 use hostile::{
-    Attack, CAPACITY, Gifts, PATIENCE, Peer, Seen, Siege, Stage, Until, fault, spinning_echoes,
-    spinning_heartbeats,
+    Attack, CAPACITY, Gifts, PATIENCE, Peer, Seen, Siege, Stage, Until, again, again_when_let_go,
+    fault, long_visits, spinning_echoes, spinning_heartbeats, visits,
 };
 
 /// Requests that one connection may have in flight.
@@ -45,6 +45,7 @@ const ATTACKS: &[Attack] = &[
             vec![peer.goodbye()]
         },
         must: &[fault("request_id_in_use")],
+        timed: again(visits),
     },
     Attack {
         name: "the id of a stream in flight, for an echo",
@@ -57,6 +58,7 @@ const ATTACKS: &[Attack] = &[
             vec![peer.is_served()]
         },
         must: &[Seen::Served],
+        timed: again(visits),
     },
     Attack {
         name: "ids at both ends of 64 bits, each many times",
@@ -72,6 +74,7 @@ const ATTACKS: &[Attack] = &[
             vec![Seen::Served]
         },
         must: &[Seen::Served],
+        timed: again(|stage, work| long_visits(stage, work, MessageType::HEARTBEAT, 60)),
     },
     Attack {
         name: "cancels for ids that never were, 10,000 times",
@@ -83,11 +86,13 @@ const ATTACKS: &[Attack] = &[
             vec![peer.is_served()]
         },
         must: &[Seen::Served],
+        timed: again(|stage, work| spinning_echoes(stage, work.until)),
     },
     Attack {
         name: "cancels for another connection's request",
         run: foreign_cancels,
         must: &[Seen::Served],
+        timed: again(|stage, work| spinning_echoes(stage, work.until)),
     },
     Attack {
         name: "one stream cancelled a thousand times",
@@ -100,11 +105,13 @@ const ATTACKS: &[Attack] = &[
             vec![peer.answer_to(1)]
         },
         must: &[Seen::Answered(Status::Cancelled)],
+        timed: again(|stage, work| spinning_echoes(stage, work.until)),
     },
     Attack {
         name: "a deadline of 2^32 - 1 ms",
         run: |stage| vec![with_deadline(stage, MessageType::HEARTBEAT, u32::MAX)],
         must: &[Seen::Served],
+        timed: again(visits),
     },
     Attack {
         name: "a deadline of 2^32 - 1 ms on a stream, and gone",
@@ -121,16 +128,19 @@ const ATTACKS: &[Attack] = &[
             vec![Seen::Left]
         },
         must: &[Seen::Left],
+        timed: again(|stage, work| reading(asking(stage, 1, &[MessageType::STREAM]), work.until)),
     },
     Attack {
         name: "a deadline of 1 ms on a long stream",
         run: |stage| vec![with_deadline(stage, MessageType::STREAM, 1)],
         must: &[Seen::Answered(Status::Timeout)],
+        timed: again(visits),
     },
     Attack {
         name: "a deadline on an echo, which has none",
         run: |stage| vec![with_deadline(stage, MessageType::ECHO, 1)],
         must: &[Seen::Served],
+        timed: again(visits),
     },
     Attack {
         name: "one request in flight too many",
@@ -142,6 +152,7 @@ const ATTACKS: &[Attack] = &[
             vec![peer.answer_to(IN_FLIGHT)]
         },
         must: &[Seen::Answered(Status::Busy)],
+        timed: again(|stage, work| reading(asking(stage, 1, &[MessageType::STREAM]), work.until)),
     },
     Attack {
         name: "types that nobody serves",
@@ -159,16 +170,19 @@ const ATTACKS: &[Attack] = &[
             vec![seen[0]]
         },
         must: &[Seen::Answered(Status::UnknownMessageType)],
+        timed: again(visits),
     },
     Attack {
         name: "payloads that are no JSON, or too deep",
         run: |stage| malformed(stage, 1),
         must: &[Seen::Answered(Status::InvalidRequest)],
+        timed: again(|stage, work| long_visits(stage, work, MessageType::HEARTBEAT, 2)),
     },
     Attack {
         name: "payloads that are no rkyv archive",
         run: |stage| malformed(stage, 2),
         must: &[Seen::Answered(Status::InvalidRequest)],
+        timed: again(|stage, work| long_visits(stage, work, MessageType::HEARTBEAT, 2)),
     },
     Attack {
         name: "small answers never read, then all of them",
@@ -183,6 +197,7 @@ const ATTACKS: &[Attack] = &[
             vec![peer.is_served()]
         },
         must: &[Seen::Served],
+        timed: again(|stage, work| spinning_echoes(stage, work.until)),
     },
     Attack {
         name: "small answers never read, and gone",
@@ -196,31 +211,47 @@ const ATTACKS: &[Attack] = &[
                 .collect()
         },
         must: &[Seen::Left],
+        timed: again(|stage, work| spinning_echoes(stage, work.until)),
     },
     Attack {
         name: "answers of 40 KiB never read",
         run: |stage| never_reads_pages(stage, 1, IN_FLIGHT),
         must: &[Seen::Left],
+        timed: again_when_let_go(|stage, work| {
+            reading(asking(stage, 1, &[MessageType::METRICS]), work.until)
+        }),
     },
     Attack {
         name: "answers of 40 KiB never read, by 24 connections",
         run: |stage| never_reads_pages(stage, 24, 3),
         must: &[Seen::Left],
+        timed: again_when_let_go(|stage, work| {
+            reading(asking_for(stage, 24, 3, &[MessageType::METRICS]), work.until)
+        }),
     },
     Attack {
         name: "64 streams never read",
         run: |stage| never_reads_streams(stage, 1),
         must: &[Seen::Left],
+        timed: again_when_let_go(|stage, work| {
+            reading(asking(stage, 1, &[MessageType::STREAM]), work.until)
+        }),
     },
     Attack {
         name: "64 streams never read, by 20 connections",
         run: |stage| never_reads_streams(stage, 20),
         must: &[Seen::Left],
+        timed: again_when_let_go(|stage, work| {
+            reading(asking(stage, 20, &[MessageType::STREAM]), work.until)
+        }),
     },
     Attack {
         name: "more streams in flight than one shard had entries",
         run: |stage| never_reads_streams(stage, 260),
         must: &[Seen::Left],
+        timed: again_when_let_go(|stage, work| {
+            reading(asking(stage, 260, &[MessageType::STREAM]), work.until)
+        }),
     },
 ];
 
@@ -443,9 +474,18 @@ fn malformed(stage: &Stage, codec: u8) -> Vec<Seen> {
 
 /// Connections that have asked for as much as may be in flight, of each type in turn.
 fn asking(stage: &Stage, connections: usize, types: &[MessageType]) -> Vec<Peer> {
+    asking_for(stage, connections, IN_FLIGHT, types)
+}
+
+fn asking_for(
+    stage: &Stage,
+    connections: usize,
+    requests: u64,
+    types: &[MessageType],
+) -> Vec<Peer> {
     let mut peers: Vec<Peer> = (0..connections).map(|_| Peer::connect(stage)).collect();
     for peer in &mut peers {
-        for (id, message_type) in (0..IN_FLIGHT).zip(types.iter().cycle()) {
+        for (id, message_type) in (0..requests).zip(types.iter().cycle()) {
             peer.send(*message_type, id, PROMPT);
         }
     }

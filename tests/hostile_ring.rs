@@ -1,10 +1,10 @@
 //! Hostile peers, theme one: what a client can do to memory that it shares with the daemon.
 //!
-//! The harness is `common/hostile.rs`; `docs/verification.md` says what is shown.
+//! The harness is `common/hostile/`; `docs/verification.md` says what is shown.
 #![cfg(feature = "cli")]
 
 mod common;
-#[path = "common/hostile.rs"]
+#[path = "common/hostile/mod.rs"]
 mod hostile;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,8 +16,8 @@ use annulus::sync::Ordering::{Relaxed, Release};
 use annulus::wire::{Features, FrameHeader, Position, Status};
 
 use hostile::{
-    Attack, CAPACITY, Gifts, Peer, Seen, Siege, Stage, Until, comes_and_goes, fault,
-    spinning_echoes,
+    Attack, CAPACITY, Gifts, Peer, Seen, Siege, Stage, Until, again, comes_and_goes, fault,
+    long_visits, spinning_echoes, two_spinning, visits,
 };
 
 const ATTACKS: &[Attack] = &[
@@ -25,26 +25,31 @@ const ATTACKS: &[Attack] = &[
         name: "a header with one bit flipped, each of 256",
         run: each_bit_of_a_header,
         must: &[fault("header_check"), fault("frame_mark")],
+        timed: again(visits),
     },
     Attack {
         name: "each flag bit set, and sealed",
         run: each_flag,
         must: &[fault("undefined_bits")],
+        timed: again(visits),
     },
     Attack {
         name: "each reserved bit set, and sealed",
         run: each_reserved_bit,
         must: &[fault("undefined_bits")],
+        timed: again(visits),
     },
     Attack {
         name: "a request that carries a status",
         run: |stage| each(stage, [1, 11, u16::MAX], |status, it| it.status = status),
         must: &[fault("undefined_bits")],
+        timed: again(visits),
     },
     Attack {
         name: "another mark, sealed",
         run: |stage| each(stage, [0_u8, 0x5A, 0xFF, 0xA4], |mark, it| it.mark = mark),
         must: &[fault("frame_mark")],
+        timed: again(visits),
     },
     Attack {
         name: "types from 0xf000 on",
@@ -52,6 +57,7 @@ const ATTACKS: &[Attack] = &[
             each(stage, [0xF000, 0xF001, 0xF00D, 0xFFFF], |kind, it| it.message_type = kind)
         },
         must: &[fault("reserved_message_type")],
+        timed: again(visits),
     },
     Attack {
         name: "a frame that claims up to 4 GiB",
@@ -60,13 +66,20 @@ const ATTACKS: &[Attack] = &[
             each(stage, sizes, |size, it| it.payload_size = size)
         },
         must: &[fault("frame_overrun")],
+        timed: again(visits),
     },
     Attack {
         name: "a frame one byte past the ring's end",
         run: |stage| each(stage, [1856 - 32 + 1], |size, it| it.payload_size = size),
         must: &[fault("frame_overrun")],
+        timed: again(visits),
     },
-    Attack { name: "a frame up to the ring's very end", run: up_to_the_end, must: &[Seen::Served] },
+    Attack {
+        name: "a frame up to the ring's very end",
+        run: up_to_the_end,
+        must: &[Seen::Served],
+        timed: again(visits),
+    },
     Attack {
         name: "padding longer than the ring, up to 4 GiB",
         run: |stage| {
@@ -74,47 +87,61 @@ const ATTACKS: &[Attack] = &[
             each(stage, sizes, |size, it| pad(it, size))
         },
         must: &[fault("padding")],
+        timed: again(visits),
     },
     Attack {
         name: "padding that is no multiple of 64",
         run: |stage| each(stage, [0, 1, 31, 33, 95], |size, it| pad(it, size)),
         must: &[fault("padding")],
+        timed: again(visits),
     },
-    Attack { name: "four paddings in a row", run: paddings_in_a_row, must: &[fault("padding")] },
+    Attack {
+        name: "four paddings in a row",
+        run: paddings_in_a_row,
+        must: &[fault("padding")],
+        timed: again(visits),
+    },
     Attack {
         name: "padding as long as the ring",
         run: as_long_as_the_ring,
         must: &[fault("header_check")],
+        timed: again(visits),
     },
     Attack {
         name: "two hundred paddings, each almost as long as the ring",
         run: a_lap_at_a_time,
         must: &[Seen::Served],
+        timed: again(|stage, work| spinning_echoes(stage, work.until)),
     },
     Attack {
         name: "a payload above message_size_max",
         run: too_large,
         must: &[Seen::Closed(Status::MessageTooLarge, None)],
+        timed: again(visits),
     },
     Attack {
         name: "a good frame copied to another position",
         run: copied_elsewhere,
         must: &[fault("header_check")],
+        timed: again(visits),
     },
     Attack {
         name: "a frame of an earlier lap in its old place",
         run: from_an_earlier_lap,
         must: &[fault("header_check")],
+        timed: again(visits),
     },
     Attack {
         name: "a frame inside another one's payload",
         run: frame_in_a_payload,
         must: &[Seen::Served],
+        timed: again(visits),
     },
     Attack {
         name: "random words at the head, 64 times",
         run: random_words,
         must: &[fault("frame_mark"), fault("header_check")],
+        timed: again(visits),
     },
     Attack {
         name: "a first word and nothing behind it",
@@ -125,6 +152,7 @@ const ATTACKS: &[Attack] = &[
             vec![peer.goodbye()]
         },
         must: &[fault("header_check")],
+        timed: again(visits),
     },
     Attack {
         name: "a payload whose check is wrong",
@@ -136,6 +164,7 @@ const ATTACKS: &[Attack] = &[
             vec![peer.goodbye()]
         },
         must: &[fault("payload_check")],
+        timed: again(visits),
     },
     Attack {
         name: "a payload check where none was granted",
@@ -147,56 +176,67 @@ const ATTACKS: &[Attack] = &[
             vec![peer.answer_to(1)]
         },
         must: &[Seen::Served],
+        timed: again(visits),
     },
     Attack {
         name: "the length changes between two reads",
         run: lengths_that_flip,
         must: &[fault("header_check"), Seen::Served],
+        timed: again(|stage, work| two_spinning(stage, work.until)),
     },
     Attack {
         name: "type and flags change between two reads",
         run: types_that_flip,
         must: &[fault("header_check"), Seen::Served],
+        timed: again(|stage, work| two_spinning(stage, work.until)),
     },
     Attack {
         name: "a payload that changes under its check",
         run: payloads_that_flip,
         must: &[fault("payload_check"), Seen::Served],
+        timed: again(|stage, work| two_spinning(stage, work.until)),
     },
     Attack {
         name: "response head runs backwards",
         run: |stage| heads(stage, &[|head| head / 128 * 64, |_| 0]),
         must: &[fault("head_overrun")],
+        timed: again(|stage, work| long_visits(stage, work, MessageType::ECHO, 400)),
     },
     Attack {
         name: "response head passes the tail",
         run: |stage| heads(stage, &[|head| head + (1 << 20), |head| head + (1 << 62)]),
         must: &[fault("head_overrun")],
+        timed: again(|stage, work| long_visits(stage, work, MessageType::ECHO, 400)),
     },
     Attack {
         name: "response head at the end of 64 bits",
         run: |stage| heads(stage, &[|_| u64::MAX, |_| u64::MAX - 63, |_| 1 << 63]),
         must: &[fault("head_overrun")],
+        timed: again(|stage, work| long_visits(stage, work, MessageType::ECHO, 400)),
     },
     Attack {
         name: "response head between two lines",
         run: |stage| heads(stage, &[|head| head + 1, |head| head + 8, |head| head + 63]),
         must: &[fault("head_overrun")],
+        timed: again(|stage, work| long_visits(stage, work, MessageType::ECHO, 400)),
     },
     Attack {
         name: "response head flips between right and wrong",
         run: heads_that_flip,
         must: &[fault("head_overrun")],
+        timed: again(|stage, work| two_spinning(stage, work.until)),
     },
     Attack {
         name: "the daemon's own head overwritten",
         run: |stage| scribbled(stage, 3, &[0, u64::MAX, 1, 1 << 40]),
         must: &[Seen::Served],
+        timed: again(visits),
     },
     Attack {
         name: "the constants of line 0 overwritten",
         run: |stage| scribbled(stage, 0, &[0, u64::MAX]),
         must: &[Seen::Served],
+        timed: again(visits),
     },
     Attack {
         name: "odd values in the parked and blocked flags",
@@ -205,11 +245,13 @@ const ATTACKS: &[Attack] = &[
             lines.iter().flat_map(|line| scribbled(stage, *line, &[u64::MAX, 2, 1])).collect()
         },
         must: &[Seen::Served],
+        timed: again(visits),
     },
     Attack {
         name: "a thread scribbles over the whole header",
         run: scribbling_thread,
         must: &[fault("head_overrun"), Seen::Served],
+        timed: again(|stage, work| two_spinning(stage, work.until)),
     },
     Attack {
         name: "requests written over ones not yet taken",
@@ -221,26 +263,31 @@ const ATTACKS: &[Attack] = &[
             fault("head_overrun"),
             Seen::Served,
         ],
+        timed: again(|stage, work| spinning_echoes(stage, work.until)),
     },
     Attack {
         name: "one region for two connections",
         run: two_connections_one_region,
         must: &[Seen::Served, fault("head_overrun"), fault("header_check"), fault("frame_mark")],
+        timed: again(|stage, work| spinning_echoes(stage, work.until)),
     },
     Attack {
         name: "pages taken away under the daemon",
         run: pages_taken_away,
         must: &[Seen::Served],
+        timed: again(|stage, work| long_visits(stage, work, MessageType::ECHO, 200)),
     },
     Attack {
         name: "the region resized and sealed once more",
         run: resized_after_the_handshake,
         must: &[Seen::Served],
+        timed: again(visits),
     },
     Attack {
         name: "the region overwritten through write(2)",
         run: overwritten_through_the_file,
         must: &[fault("frame_mark"), fault("header_check")],
+        timed: again(visits),
     },
 ];
 
