@@ -16,8 +16,10 @@ use rustix::net::Shutdown;
 use crate::error::IpcError;
 use crate::limits::{FRAME_ALIGNMENT, FRAME_HEADER_SIZE};
 use crate::region::{Doorbell, Region, RegionView};
-use crate::ring::{Consumer, Producer, PublishError};
-use crate::wire::{Fault, FrameHeader, Goodbye, MessageType, Position, WELCOME_SIZE, span};
+use crate::ring::{Consumer, Look, Producer, PublishError};
+use crate::wire::{
+    Fault, FrameHeader, Goodbye, HeaderWords, MessageType, Position, WELCOME_SIZE, span,
+};
 
 /// Frames from this span on, in bytes, give their pages back once they are consumed.
 const GIVE_BACK_SPAN: u64 = 256 * 1024;
@@ -218,7 +220,7 @@ impl Sender {
     /// Publishes a request; false when the ring is full. The caller notifies.
     ///
     /// The size has been checked by [`Link::check_size`].
-    #[inline]
+    #[inline(always)]
     pub(super) fn publish(
         &mut self,
         link: &Link,
@@ -337,12 +339,24 @@ impl Receiver {
         self.consumer.is_empty(link.view().response_ring())
     }
 
+    /// [`Receiver::poll`] without a fault in what it gives: see [`Look`].
+    #[inline(always)]
+    pub(super) fn look(&mut self, link: &Link) -> Look {
+        self.consumer.look(link.view().response_ring())
+    }
+
+    /// What [`Receiver::look`] found broken.
+    #[cold]
+    pub(super) fn fault(&self) -> Fault {
+        self.consumer.fault()
+    }
+
     /// Copies the polled frame's payload into `target`, of exactly its size, and frees its space.
-    #[inline]
+    #[inline(always)]
     pub(super) fn take(
         &mut self,
         link: &Link,
-        header: &FrameHeader,
+        header: HeaderWords,
         target: &mut [u8],
     ) -> Result<(), Fault> {
         self.consumer.copy_payload(link.view().response_ring(), header, target)?;
@@ -351,8 +365,8 @@ impl Receiver {
     }
 
     /// Frees the polled frame's space without a look at its payload.
-    #[inline]
-    pub(super) fn skip(&mut self, link: &Link, header: &FrameHeader) {
+    #[inline(always)]
+    pub(super) fn skip(&mut self, link: &Link, header: HeaderWords) {
         let ring = link.view().response_ring();
         if header.span() >= GIVE_BACK_SPAN {
             // Before the release: afterwards the space is the daemon's.

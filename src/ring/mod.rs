@@ -39,7 +39,7 @@ mod consumer;
 mod park;
 mod producer;
 
-pub use consumer::Consumer;
+pub use consumer::{Consumer, Look};
 pub use park::ParkFlag;
 pub use producer::{Producer, PublishError};
 
@@ -48,6 +48,9 @@ use crate::sync::AtomicU64;
 use crate::wire::Position;
 
 /// The shared memory of one ring, borrowed: its words, and the consumer's published head.
+///
+/// On the way of every frame it lies in registers, which it does only as long as no function that is
+/// not inlined is given one: those are given its parts. `wire::HeaderWords` says what memory costs.
 #[derive(Clone, Copy)]
 pub struct RingView<'m> {
     words: &'m [AtomicU64],
