@@ -133,8 +133,9 @@ impl Connection {
         }
     }
 
-    /// Publishes one request and gives its id, or `None` when the request ring is full: receive,
-    /// then try again. Call [`Connection::notify`] after the last of a batch.
+    /// Puts one request into the ring and gives its id, or `None` when that is full: receive, then
+    /// try again. Call [`Connection::notify`] after the last of a batch: until then the daemon may not
+    /// see the last few. Receiving and waiting do it, too.
     ///
     /// # Errors
     ///
@@ -167,13 +168,15 @@ impl Connection {
         if self.in_flight >= self.link.agreed().in_flight_max {
             return Err(IpcError::Busy { retry_after: Duration::ZERO });
         }
+        self.sender.hold(&self.link, payload.len());
         self.publish(message_type, payload, options.deadline_at())
     }
 
-    /// Rings the daemon if it is parked. A published request may lie unseen until this is called;
-    /// once after a batch is enough.
+    /// Shows the daemon every request of [`Connection::try_send`], and rings if it is parked. Once
+    /// after a batch is enough.
     #[inline]
-    pub fn notify(&self) {
+    pub fn notify(&mut self) {
+        self.sender.reveal(&self.link);
         self.link.notify();
     }
 
@@ -187,6 +190,7 @@ impl Connection {
     #[inline]
     pub fn try_receive(&mut self, into: &mut Vec<u8>) -> Result<Option<Received>, IpcError> {
         self.check_open()?;
+        self.notify_held();
         // Bound: the frames of abandoned requests, which are in flight only so often.
         loop {
             let header = match self.receiver.look(&self.link) {
@@ -223,6 +227,7 @@ impl Connection {
     /// The connection's: see [`Connection`]. What the daemon sent before it hung up comes first.
     pub fn wait(&mut self, deadline: Option<Instant>) -> Result<bool, IpcError> {
         self.check_open()?;
+        self.notify_held();
         let mut pace = Pace::new(self.wait, deadline);
         loop {
             match self.poll()? {
@@ -299,6 +304,14 @@ impl Connection {
         Ok(())
     }
 
+    /// [`Connection::notify`], if anything was held back.
+    #[inline]
+    fn notify_held(&mut self) {
+        if self.sender.is_holding() {
+            self.notify();
+        }
+    }
+
     /// Sends a request of [`Connection::call`], waiting for a credit and for space if it must.
     #[inline]
     fn send(
@@ -312,6 +325,7 @@ impl Connection {
         if self.in_flight != 0 {
             self.make_way(deadline)?;
         }
+        self.sender.reveal(&self.link);
         let id = match self.publish(message_type, payload, deadline)? {
             Some(id) => id,
             None => self.send_when_space(message_type, payload, deadline)?,

@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use rustix::net::Shutdown;
 
 use crate::error::IpcError;
-use crate::limits::{FRAME_ALIGNMENT, FRAME_HEADER_SIZE};
+use crate::limits::{BYTES_HELD_MAX, FRAME_ALIGNMENT, FRAME_HEADER_SIZE, FRAMES_HELD_MAX};
 use crate::region::{Doorbell, Region, RegionView};
 use crate::ring::{Consumer, Look, Producer, PublishError};
 use crate::wire::{
@@ -98,6 +98,8 @@ impl Link {
             producer: Producer::new(layout.request_home(), checked),
             leftovers: Leftovers { large: None, cancels: Vec::with_capacity(CANCELS_WAITING) },
             has_leftovers: false,
+            held: 0,
+            held_size: 0,
         };
         let receiver = Receiver {
             consumer: Consumer::new(layout.response_home(), checked),
@@ -199,6 +201,9 @@ pub(super) struct Sender {
     leftovers: Leftovers,
     /// Exactly when `leftovers` holds anything: the one thing that a publish looks at.
     has_leftovers: bool,
+    /// Frames, and bytes of their payloads, since something was last shown.
+    held: u32,
+    held_size: u64,
 }
 
 /// What is to be done when there is a chance.
@@ -240,6 +245,7 @@ impl Sender {
             }
             Err(PublishError::Full) => {
                 // There may be new padding in the ring, which a parked daemon has to skip.
+                self.reveal(link);
                 link.notify();
                 Ok(false)
             }
@@ -248,8 +254,33 @@ impl Sender {
         }
     }
 
+    /// Publishes requests from now on unseen, until [`Sender::reveal`]; shows what has become much.
+    #[inline]
+    pub(super) fn hold(&mut self, link: &Link, size: usize) {
+        self.held += 1;
+        self.held_size += size as u64;
+        if self.held > FRAMES_HELD_MAX || self.held_size > BYTES_HELD_MAX {
+            self.reveal(link);
+        }
+        self.producer.hold();
+    }
+
+    /// True when something was held back.
+    #[inline]
+    pub(super) const fn is_holding(&self) -> bool {
+        self.producer.is_holding()
+    }
+
+    /// Shows the daemon what was held back.
+    #[inline]
+    pub(super) fn reveal(&mut self, link: &Link) {
+        (self.held, self.held_size) = (0, 0);
+        self.producer.reveal(link.view().request_ring());
+    }
+
     /// Publishes a cancel, now or when there is space, and rings the daemon.
     pub(super) fn cancel(&mut self, link: &Link, id: u64) -> Result<(), Fault> {
+        self.reveal(link);
         self.leftovers.cancels.push(id);
         self.tidy(link)?;
         link.notify();

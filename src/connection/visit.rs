@@ -9,8 +9,8 @@ use super::routes::{Route, Routes};
 use super::{Clock, Ending, Ends, Timestamp};
 use crate::error::IpcError;
 use crate::limits::{
-    BYTES_PER_VISIT, DETAIL_SIZE_MAX, FRAMES_PER_VISIT, IN_FLIGHT_PER_CONNECTION,
-    SYNC_REPLY_SIZE_MIN,
+    BYTES_HELD_MAX, BYTES_PER_VISIT, DETAIL_SIZE_MAX, FRAMES_HELD_MAX, FRAMES_PER_VISIT,
+    IN_FLIGHT_PER_CONNECTION, SYNC_REPLY_SIZE_MIN,
 };
 use crate::link::{Forwarded, Job, JobKind, ShardEnd};
 use crate::metrics::{ErrorStatus, LeaseTier, MessageKind, ShardMetrics};
@@ -90,6 +90,9 @@ impl From<Fault> for Ending {
 
 impl Ends {
     /// Takes frames up to the budget. `slot` is the connection's place in the table.
+    ///
+    /// The answer to the first is seen at once. Where there are more, the client keeps many under way
+    /// and their answers are shown several at a time.
     #[inline]
     pub(super) fn visit(
         &mut self,
@@ -98,8 +101,21 @@ impl Ends {
         shared: &mut Shared<'_>,
         now: Timestamp,
     ) -> Visit {
+        let visit = self.take_frames(view, slot, shared, now);
+        self.responses.reveal(view.response_ring());
+        visit
+    }
+
+    #[inline(always)]
+    fn take_frames(
+        &mut self,
+        view: RegionView<'_>,
+        slot: u32,
+        shared: &mut Shared<'_>,
+        now: Timestamp,
+    ) -> Visit {
         let ring = view.request_ring();
-        let mut bytes = 0;
+        let (mut bytes, mut bytes_shown) = (0, 0);
         let budget = if sound("a visit has a budget") { FRAMES_PER_VISIT } else { u32::MAX };
         for taken in 0..budget {
             let header = match self.requests.look(ring) {
@@ -108,6 +124,9 @@ impl Ends {
                 Look::Nothing => break,
                 Look::Broken => return Visit::End(self.requests.fault().into()),
             };
+            if taken > 0 {
+                self.requests.prefetch_run(ring, header);
+            }
             match self.take(&view, slot, header, shared, now) {
                 Ok(Taken::Done) => {}
                 Ok(Taken::Blocked(blocked)) if taken == 0 => return blocked,
@@ -122,6 +141,11 @@ impl Ends {
             if bytes >= BYTES_PER_VISIT {
                 break;
             }
+            if taken % FRAMES_HELD_MAX == 0 || bytes - bytes_shown > BYTES_HELD_MAX {
+                self.responses.reveal(view.response_ring());
+                bytes_shown = bytes;
+            }
+            self.responses.hold();
         }
         self.last_active = now;
         Visit::Busy

@@ -1,13 +1,18 @@
 //! The reading side of a ring.
 
 use super::{Home, RingView};
-use crate::copy::copy_out;
+use crate::copy::{copy_out, prefetch};
 use crate::limits::{FRAME_ALIGNMENT, FRAME_HEADER_SIZE, PADDING_RUN_MAX, WORD_SIZE};
 use crate::sync::Ordering::{Acquire, Relaxed, Release};
 use crate::sync::{AtomicU64, sound};
 use crate::wire::{Fault, FrameHeader, HeaderWords, Position};
 
 const HEADER_WORDS: usize = (FRAME_HEADER_SIZE / WORD_SIZE) as usize;
+
+/// How far ahead [`Consumer::prefetch_run`] looks, in frames and at most in bytes: of long frames the
+/// processor finds the rest by itself.
+const PREFETCH_FRAMES: u64 = 4;
+const PREFETCH_SIZE_MAX: u64 = 1024;
 
 /// Takes frames out of the ring whose [`RingView`] each call is given (always the same ring).
 #[derive(Debug)]
@@ -69,8 +74,8 @@ impl Consumer {
         }
     }
 
-    /// [`Consumer::poll`] for paths on which every nanosecond counts: always inlined, and without a
-    /// [`Fault`] in what it gives, so that the header stays in registers (see [`Look`]).
+    /// [`Consumer::poll`] for paths on which every nanosecond counts: always inlined, so that the header
+    /// stays in registers.
     #[inline(always)]
     pub fn look(&mut self, ring: RingView<'_>) -> Look {
         for _ in 0..=PADDING_RUN_MAX {
@@ -139,6 +144,28 @@ impl Consumer {
     #[inline(always)]
     pub fn release(&mut self, ring: RingView<'_>, header: impl Into<HeaderWords>) {
         self.advance(ring, header.into().span());
+    }
+
+    /// In a run of frames, asks for one that is some frames further on, if all are as long as the one
+    /// at the head, which has this `header`. The place of a frame is only known from the one before it,
+    /// so without this each would wait for its lines in turn. Where there is no such frame, a line is
+    /// taken from the producer for nothing: not for the first of a run.
+    #[inline(always)]
+    pub fn prefetch_run(&self, ring: RingView<'_>, header: HeaderWords) {
+        let ahead = (PREFETCH_FRAMES * header.span()).min(PREFETCH_SIZE_MAX);
+        self.prefetch_at(ring, self.head.plus(ahead));
+    }
+
+    #[inline(always)]
+    fn prefetch_at(&self, ring: RingView<'_>, position: Position) {
+        prefetch(&ring.words[ring.index(position)]);
+        prefetch(&ring.words[ring.index(position.plus(FRAME_ALIGNMENT))]);
+    }
+
+    /// Asks for the first two lines of the next frame, so that they are here when its turn comes.
+    #[inline(always)]
+    pub fn prefetch(&self, ring: RingView<'_>) {
+        self.prefetch_at(ring, self.head);
     }
 
     /// Bytes from the ring's start to the frame at the head, for giving pages back.

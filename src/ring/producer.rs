@@ -50,6 +50,12 @@ pub struct Producer {
     /// space known to be free, whichever comes first. Never before the tail.
     pub(super) clear_until: Position,
     home: Home,
+    /// The oldest frame that is whole in the ring but for its first word: where that goes.
+    held: Position,
+    /// Its first word; 0 when nothing is held back. Whatever was published since then lies behind it.
+    held_word: u64,
+    /// The next frame is held back.
+    holding: bool,
     /// Fill in and let the peer verify [`payload_check`].
     payload_checked: bool,
 }
@@ -59,7 +65,16 @@ impl Producer {
     #[must_use]
     pub const fn new(home: Home, payload_checked: bool) -> Self {
         let start = home.start();
-        Self { tail: start, head: start, clear_until: start, home, payload_checked }
+        Self {
+            tail: start,
+            head: start,
+            clear_until: start,
+            home,
+            held: start,
+            held_word: 0,
+            holding: false,
+            payload_checked,
+        }
     }
 
     /// Where the next frame will stand; everything before it is published.
@@ -129,6 +144,35 @@ impl Producer {
             self.go_home_early(ring.words, ring.head, span);
         }
         Ok(())
+    }
+
+    /// From here on frames stay unseen until [`Producer::reveal`] shows them all at once.
+    ///
+    /// A consumer that polls fetches the line of each header as soon as it is written, and the next
+    /// frame's producer waits for its own line meanwhile: of many frames in a row each costs a journey
+    /// of its line. Held back, they cost one for all. Who holds sees to it that it is not for long.
+    #[inline]
+    pub fn hold(&mut self) {
+        self.holding = true;
+    }
+
+    /// Shows the consumer every frame that was held back, with one store.
+    #[inline]
+    pub fn reveal(&mut self, ring: RingView<'_>) {
+        self.holding = false;
+        if self.held_word != 0 {
+            // Publishes all that was stored before; pairs with the load in `Consumer::look`.
+            let ordering = if sound("release in reveal") { Release } else { Relaxed };
+            ring.words[ring.index(self.held)].store(self.held_word, ordering);
+            self.held_word = 0;
+        }
+    }
+
+    /// True when frames are held back.
+    #[inline]
+    #[must_use]
+    pub const fn is_holding(&self) -> bool {
+        self.held_word != 0
     }
 
     /// Makes sure that the next frame of up to `span` bytes will be taken. May publish padding.
@@ -312,8 +356,12 @@ impl Producer {
         target[3].store(words[3], Relaxed);
         target[2].store(words[2], Relaxed);
         target[1].store(words[1], Relaxed);
-        // Publishes all of the above; pairs with the load in `Consumer::poll`.
-        target[0].store(words[0], if sound("release in store") { Release } else { Relaxed });
+        if self.holding && self.held_word == 0 {
+            (self.held, self.held_word) = (self.tail, words[0]);
+        } else {
+            // Publishes all of the above; pairs with the load in `Consumer::look`.
+            target[0].store(words[0], if sound("release in store") { Release } else { Relaxed });
+        }
         self.tail = next;
         self.claim_ahead(ring);
     }
