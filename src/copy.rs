@@ -53,6 +53,19 @@ pub(crate) fn copy_out(words: &[AtomicU64], bytes: &mut [u8]) {
     }
 }
 
+/// Asks for the cache line of a word, without waiting for it.
+#[inline(always)]
+pub(crate) fn prefetch(word: &AtomicU64) {
+    #[cfg(all(target_arch = "x86_64", not(annulus_loom), not(miri)))]
+    // SAFETY: a prefetch needs nothing: it never faults, and changes nothing but caches.
+    unsafe {
+        use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(core::ptr::from_ref(word).cast());
+    }
+    #[cfg(not(all(target_arch = "x86_64", not(annulus_loom), not(miri))))]
+    let _ = word;
+}
+
 /// Copies most of `size` bytes from the front, all but less than a line; gives how many.
 ///
 /// # Safety

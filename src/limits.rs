@@ -54,6 +54,11 @@ pub const SYNC_REPLY_SIZE_MIN: u32 = 4096;
 
 /// Frames that one visit to a connection takes from its request ring.
 pub const FRAMES_PER_VISIT: u32 = 32;
+/// Frames that are held back before they are shown together: of a batch of requests, and of a batch of
+/// answers after its first.
+pub const FRAMES_HELD_MAX: u32 = 8;
+/// Bytes of payload that are held back; copying more takes longer than a line travels.
+pub const BYTES_HELD_MAX: u64 = 4096;
 /// Bytes of payload after which a visit ends (one larger frame is always taken whole).
 pub const BYTES_PER_VISIT: u64 = 256 * 1024;
 /// Padding frames in a row that a consumer accepts; an honest producer never needs three.

@@ -15,6 +15,8 @@ enum Operation {
         size: usize,
     },
     Consume,
+    Hold,
+    Reveal,
     MakeRoom {
         span: u64,
     },
@@ -46,7 +48,7 @@ impl Script<'_> {
     }
 
     fn operation(&mut self) -> Option<Operation> {
-        Some(match self.number::<1>()? % 8 {
+        Some(match self.number::<1>()? % 10 {
             0..=1 => Operation::Publish { size: self.number::<2>()? as usize },
             2..=3 => Operation::Consume,
             4 => Operation::MakeRoom { span: self.number::<2>()? },
@@ -55,11 +57,13 @@ impl Script<'_> {
                 value: self.number::<8>()?,
             },
             6 => Operation::WriteHead { value: self.number::<8>()? },
-            _ => Operation::Forge {
+            7 => Operation::Forge {
                 at_tail: self.number::<1>()? & 1 == 1,
                 payload_size: self.number::<4>()? as u32,
                 message_type: self.number::<2>()? as u16,
             },
+            8 => Operation::Hold,
+            _ => Operation::Reveal,
         })
     }
 }
@@ -72,6 +76,9 @@ struct Harness {
     consumer: Consumer,
     /// Ids and payload sizes; `None` once a hostile peer has written.
     oracle: Option<VecDeque<(u64, usize)>>,
+    /// What has been published and is held back.
+    held: VecDeque<(u64, usize)>,
+    holding: bool,
     published: u64,
 }
 
@@ -106,6 +113,8 @@ impl Harness {
             producer: Producer::new(home, checked),
             consumer: Consumer::new(home, checked),
             oracle: Some(VecDeque::new()),
+            held: VecDeque::new(),
+            holding: false,
             published: 0,
         }
     }
@@ -114,6 +123,11 @@ impl Harness {
         match operation {
             Operation::Publish { size } => self.publish(size),
             Operation::Consume => drop(self.consume()),
+            Operation::Hold => {
+                self.producer.hold();
+                self.holding = true;
+            }
+            Operation::Reveal => self.reveal(),
             Operation::MakeRoom { span } => self.make_room(span),
             Operation::WriteWord { index, value } => {
                 let index = index % self.words.len();
@@ -141,12 +155,21 @@ impl Harness {
         let fits = size as u64 + FRAME_HEADER_SIZE + FRAME_ALIGNMENT <= ring.capacity();
         match refused {
             Ok(()) => {
-                oracle.push_back((self.published, size));
+                let seen = if self.holding { &mut self.held } else { oracle };
+                seen.push_back((self.published, size));
                 self.published += 1;
             }
             Err(PublishError::Full) => {}
             Err(PublishError::TooLarge { .. }) => assert!(!fits, "{size} bytes fit"),
             Err(PublishError::Fault(fault)) => panic!("nobody broke the protocol: {fault}"),
+        }
+    }
+
+    fn reveal(&mut self) {
+        self.producer.reveal(RingView::new(&self.words, &self.head));
+        self.holding = false;
+        if let Some(oracle) = &mut self.oracle {
+            oracle.append(&mut self.held);
         }
     }
 
@@ -192,6 +215,7 @@ impl Harness {
 
     /// Empties the ring: every frame comes out, or a fault ends it.
     fn drain(&mut self) {
+        self.reveal();
         let units = self.words.len() as u64 * WORD_SIZE / FRAME_ALIGNMENT;
         for _ in 0..=units {
             match self.consume() {

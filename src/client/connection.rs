@@ -11,7 +11,8 @@ use super::options::{ConnectOptions, RequestOptions, WaitPolicy};
 use super::wait::{Pace, SpacePace, Step, deadline_ms, soon};
 use crate::error::IpcError;
 use crate::limits::BUSY_RETRY_AFTER_MS;
-use crate::wire::{FrameHeader, MessageType, Status};
+use crate::ring::Look;
+use crate::wire::{FrameHeader, HeaderWords, MessageType, Status};
 
 /// Abandoned requests before their list has to grow.
 const ABANDONED_COUNT: usize = 64;
@@ -132,8 +133,9 @@ impl Connection {
         }
     }
 
-    /// Publishes one request and gives its id, or `None` when the request ring is full: receive,
-    /// then try again. Call [`Connection::notify`] after the last of a batch.
+    /// Puts one request into the ring and gives its id, or `None` when that is full: receive, then
+    /// try again. Call [`Connection::notify`] after the last of a batch: until then the daemon may not
+    /// see the last few. Receiving and waiting do it, too.
     ///
     /// # Errors
     ///
@@ -166,13 +168,15 @@ impl Connection {
         if self.in_flight >= self.link.agreed().in_flight_max {
             return Err(IpcError::Busy { retry_after: Duration::ZERO });
         }
+        self.sender.hold(&self.link, payload.len());
         self.publish(message_type, payload, options.deadline_at())
     }
 
-    /// Rings the daemon if it is parked. A published request may lie unseen until this is called;
-    /// once after a batch is enough.
+    /// Shows the daemon every request of [`Connection::try_send`], and rings if it is parked. Once
+    /// after a batch is enough.
     #[inline]
-    pub fn notify(&self) {
+    pub fn notify(&mut self) {
+        self.sender.reveal(&self.link);
         self.link.notify();
     }
 
@@ -186,20 +190,26 @@ impl Connection {
     #[inline]
     pub fn try_receive(&mut self, into: &mut Vec<u8>) -> Result<Option<Received>, IpcError> {
         self.check_open()?;
+        self.notify_held();
         // Bound: the frames of abandoned requests, which are in flight only so often.
-        while let Some(header) = self.poll()? {
-            if self.is_abandoned(&header) {
-                self.swallow(&header);
+        loop {
+            let header = match self.receiver.look(&self.link) {
+                Look::Frame(header) => header,
+                Look::Nothing => break,
+                Look::Broken => return Err(self.broken()),
+            };
+            if self.is_abandoned(header.request_id()) {
+                self.swallow(header.header());
                 continue;
             }
-            into.resize(header.payload_size as usize, 0);
-            self.take(&header, into)?;
+            into.resize(header.payload_size() as usize, 0);
+            self.take(header, into)?;
             return Ok(Some(Received {
-                request_id: header.request_id,
+                request_id: header.request_id(),
                 message_type: header.message_type(),
-                status: header.status(),
+                status: Status::from_wire(header.status()),
                 last: header.is_last(),
-                size: header.payload_size,
+                size: header.payload_size(),
             }));
         }
         self.misses = self.misses.wrapping_add(1);
@@ -217,10 +227,11 @@ impl Connection {
     /// The connection's: see [`Connection`]. What the daemon sent before it hung up comes first.
     pub fn wait(&mut self, deadline: Option<Instant>) -> Result<bool, IpcError> {
         self.check_open()?;
+        self.notify_held();
         let mut pace = Pace::new(self.wait, deadline);
         loop {
             match self.poll()? {
-                Some(header) if self.is_abandoned(&header) => self.swallow(&header),
+                Some(header) if self.is_abandoned(header.request_id) => self.swallow(header),
                 Some(_) => return Ok(true),
                 None if self.pause(&mut pace, deadline)? => {}
                 None => return Ok(false),
@@ -293,6 +304,14 @@ impl Connection {
         Ok(())
     }
 
+    /// [`Connection::notify`], if anything was held back.
+    #[inline]
+    fn notify_held(&mut self) {
+        if self.sender.is_holding() {
+            self.notify();
+        }
+    }
+
     /// Sends a request of [`Connection::call`], waiting for a credit and for space if it must.
     #[inline]
     fn send(
@@ -306,6 +325,7 @@ impl Connection {
         if self.in_flight != 0 {
             self.make_way(deadline)?;
         }
+        self.sender.reveal(&self.link);
         let id = match self.publish(message_type, payload, deadline)? {
             Some(id) => id,
             None => self.send_when_space(message_type, payload, deadline)?,
@@ -314,7 +334,7 @@ impl Connection {
         Ok(id)
     }
 
-    #[inline]
+    #[inline(always)]
     fn publish(
         &mut self,
         message_type: MessageType,
@@ -377,10 +397,10 @@ impl Connection {
     /// Swallows frames of abandoned requests up to the first other one.
     fn swallow_waiting(&mut self) -> Result<(), IpcError> {
         while let Some(header) = self.poll()? {
-            if !self.is_abandoned(&header) {
+            if !self.is_abandoned(header.request_id) {
                 break;
             }
-            self.swallow(&header);
+            self.swallow(header);
         }
         Ok(())
     }
@@ -396,26 +416,27 @@ impl Connection {
         let mut filled = 0;
         let mut pace = Pace::new(self.wait, deadline);
         loop {
-            let Some(header) = self.poll()? else {
-                if self.pause(&mut pace, deadline)? {
-                    continue;
-                }
-                return Err(self.abandon(id));
+            let header = match self.receiver.look(&self.link) {
+                Look::Frame(header) => header,
+                Look::Nothing if self.pause(&mut pace, deadline)? => continue,
+                Look::Nothing => return Err(self.abandon(id)),
+                Look::Broken => return Err(self.broken()),
             };
-            if header.request_id != id {
-                self.swallow(&header);
+            if header.request_id() != id {
+                self.swallow(header.header());
                 continue;
             }
-            if header.status() != Status::Ok {
+            let status = Status::from_wire(header.status());
+            if status != Status::Ok {
                 filled = 0;
             }
             let start = filled;
-            filled += header.payload_size as usize;
+            filled += header.payload_size() as usize;
             // Note: no zeros are written over what the buffer already holds.
             answer.resize(filled, 0);
-            self.take(&header, &mut answer[start..])?;
+            self.take(header, &mut answer[start..])?;
             if header.is_last() {
-                return Ok(header.status());
+                return Ok(status);
             }
             if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 return Err(self.abandon(id));
@@ -434,41 +455,47 @@ impl Connection {
         }
     }
 
-    #[inline]
+    /// The oldest frame that waits; where every nanosecond counts, `Receiver::look` is asked instead.
     fn poll(&mut self) -> Result<Option<FrameHeader>, IpcError> {
-        self.receiver.poll(&self.link).map_err(|fault| Self::lost(&mut self.lost, fault.into()))
+        self.receiver.poll(&self.link).map_err(|fault| self.lose(fault.into()))
     }
 
-    #[inline]
-    fn take(&mut self, header: &FrameHeader, target: &mut [u8]) -> Result<(), IpcError> {
-        self.count_answer(header);
+    /// The daemon published what is no frame.
+    #[cold]
+    fn broken(&mut self) -> IpcError {
+        self.lose(self.receiver.fault().into())
+    }
+
+    #[inline(always)]
+    fn take(&mut self, header: HeaderWords, target: &mut [u8]) -> Result<(), IpcError> {
+        self.count_answer(header.is_last());
         let taken = self.receiver.take(&self.link, header, target);
         taken.map_err(|fault| self.lose(fault.into()))
     }
 
     #[inline]
-    fn count_answer(&mut self, header: &FrameHeader) {
-        if header.is_last() {
+    fn count_answer(&mut self, is_last: bool) {
+        if is_last {
             // Note: saturating because a peer decides how many last frames there are.
             self.in_flight = self.in_flight.saturating_sub(1);
         }
     }
 
     #[inline]
-    fn is_abandoned(&self, header: &FrameHeader) -> bool {
-        !self.abandoned.is_empty() && self.abandoned.contains(&header.request_id)
+    fn is_abandoned(&self, request_id: u64) -> bool {
+        !self.abandoned.is_empty() && self.abandoned.contains(&request_id)
     }
 
     /// Drops a frame of an abandoned request, or of one that never was.
     #[cold]
-    fn swallow(&mut self, header: &FrameHeader) {
+    fn swallow(&mut self, header: FrameHeader) {
         if header.is_last()
             && let Some(index) = self.abandoned.iter().position(|id| *id == header.request_id)
         {
             self.abandoned.swap_remove(index);
-            self.count_answer(header);
+            self.count_answer(true);
         }
-        self.receiver.skip(&self.link, header);
+        self.receiver.skip(&self.link, (&header).into());
     }
 
     /// One step of waiting for a frame; false when the deadline has passed.
@@ -532,12 +559,7 @@ impl Connection {
 
     #[cold]
     fn lose(&mut self, lost: Lost) -> IpcError {
-        Self::lost(&mut self.lost, lost)
-    }
-
-    #[cold]
-    fn lost(place: &mut Option<Lost>, lost: Lost) -> IpcError {
-        place.get_or_insert(lost).error()
+        self.lost.get_or_insert(lost).error()
     }
 }
 

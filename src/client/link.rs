@@ -14,10 +14,12 @@ use rustix::io::Errno;
 use rustix::net::Shutdown;
 
 use crate::error::IpcError;
-use crate::limits::{FRAME_ALIGNMENT, FRAME_HEADER_SIZE};
+use crate::limits::{BYTES_HELD_MAX, FRAME_ALIGNMENT, FRAME_HEADER_SIZE, FRAMES_HELD_MAX};
 use crate::region::{Doorbell, Region, RegionView};
-use crate::ring::{Consumer, Producer, PublishError};
-use crate::wire::{Fault, FrameHeader, Goodbye, MessageType, Position, WELCOME_SIZE, span};
+use crate::ring::{Consumer, Look, Producer, PublishError};
+use crate::wire::{
+    Fault, FrameHeader, Goodbye, HeaderWords, MessageType, Position, WELCOME_SIZE, span,
+};
 
 /// Frames from this span on, in bytes, give their pages back once they are consumed.
 const GIVE_BACK_SPAN: u64 = 256 * 1024;
@@ -96,6 +98,8 @@ impl Link {
             producer: Producer::new(layout.request_home(), checked),
             leftovers: Leftovers { large: None, cancels: Vec::with_capacity(CANCELS_WAITING) },
             has_leftovers: false,
+            held: 0,
+            held_size: 0,
         };
         let receiver = Receiver {
             consumer: Consumer::new(layout.response_home(), checked),
@@ -197,6 +201,9 @@ pub(super) struct Sender {
     leftovers: Leftovers,
     /// Exactly when `leftovers` holds anything: the one thing that a publish looks at.
     has_leftovers: bool,
+    /// Frames, and bytes of their payloads, since something was last shown.
+    held: u32,
+    held_size: u64,
 }
 
 /// What is to be done when there is a chance.
@@ -218,7 +225,7 @@ impl Sender {
     /// Publishes a request; false when the ring is full. The caller notifies.
     ///
     /// The size has been checked by [`Link::check_size`].
-    #[inline]
+    #[inline(always)]
     pub(super) fn publish(
         &mut self,
         link: &Link,
@@ -238,6 +245,7 @@ impl Sender {
             }
             Err(PublishError::Full) => {
                 // There may be new padding in the ring, which a parked daemon has to skip.
+                self.reveal(link);
                 link.notify();
                 Ok(false)
             }
@@ -246,8 +254,33 @@ impl Sender {
         }
     }
 
+    /// Publishes requests from now on unseen, until [`Sender::reveal`]; shows what has become much.
+    #[inline]
+    pub(super) fn hold(&mut self, link: &Link, size: usize) {
+        self.held += 1;
+        self.held_size += size as u64;
+        if self.held > FRAMES_HELD_MAX || self.held_size > BYTES_HELD_MAX {
+            self.reveal(link);
+        }
+        self.producer.hold();
+    }
+
+    /// True when something was held back.
+    #[inline]
+    pub(super) const fn is_holding(&self) -> bool {
+        self.producer.is_holding()
+    }
+
+    /// Shows the daemon what was held back.
+    #[inline]
+    pub(super) fn reveal(&mut self, link: &Link) {
+        (self.held, self.held_size) = (0, 0);
+        self.producer.reveal(link.view().request_ring());
+    }
+
     /// Publishes a cancel, now or when there is space, and rings the daemon.
     pub(super) fn cancel(&mut self, link: &Link, id: u64) -> Result<(), Fault> {
+        self.reveal(link);
         self.leftovers.cancels.push(id);
         self.tidy(link)?;
         link.notify();
@@ -337,12 +370,24 @@ impl Receiver {
         self.consumer.is_empty(link.view().response_ring())
     }
 
+    /// [`Receiver::poll`] without a fault in what it gives: see [`Look`].
+    #[inline(always)]
+    pub(super) fn look(&mut self, link: &Link) -> Look {
+        self.consumer.look(link.view().response_ring())
+    }
+
+    /// What [`Receiver::look`] found broken.
+    #[cold]
+    pub(super) fn fault(&self) -> Fault {
+        self.consumer.fault()
+    }
+
     /// Copies the polled frame's payload into `target`, of exactly its size, and frees its space.
-    #[inline]
+    #[inline(always)]
     pub(super) fn take(
         &mut self,
         link: &Link,
-        header: &FrameHeader,
+        header: HeaderWords,
         target: &mut [u8],
     ) -> Result<(), Fault> {
         self.consumer.copy_payload(link.view().response_ring(), header, target)?;
@@ -351,8 +396,8 @@ impl Receiver {
     }
 
     /// Frees the polled frame's space without a look at its payload.
-    #[inline]
-    pub(super) fn skip(&mut self, link: &Link, header: &FrameHeader) {
+    #[inline(always)]
+    pub(super) fn skip(&mut self, link: &Link, header: HeaderWords) {
         let ring = link.view().response_ring();
         if header.span() >= GIVE_BACK_SPAN {
             // Before the release: afterwards the space is the daemon's.

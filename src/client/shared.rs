@@ -16,7 +16,7 @@ use super::slot::{End, Slot, lock};
 use crate::error::IpcError;
 use crate::protocol::{Codec, CodecId};
 use crate::sync::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use crate::wire::{FrameHeader, Goodbye};
+use crate::wire::{FrameHeader, Goodbye, HeaderWords};
 
 /// Frames that one turn of the pump takes before it looks at its own affairs.
 const PUMP_FRAMES_MAX: u32 = 256;
@@ -246,6 +246,7 @@ impl Shared {
         let Some(header) = receiver.poll(&self.link)? else {
             return Ok(false);
         };
+        let words = HeaderWords::from(&header);
         let mut table = lock(&self.table);
         let (owner, next) = if header.is_last() {
             match table.slots.remove(&header.request_id) {
@@ -258,10 +259,10 @@ impl Shared {
         drop(table);
         let delivered = match owner {
             Some(owner) => {
-                owner.deliver(&header, |target| receiver.take(&self.link, &header, target))
+                owner.deliver(&header, |target| receiver.take(&self.link, words, target))
             }
             None => {
-                receiver.skip(&self.link, &header);
+                receiver.skip(&self.link, words);
                 Ok(())
             }
         };

@@ -36,7 +36,8 @@ where
 
 /// One request, copied out of shared memory.
 pub struct Request<'r> {
-    pub(super) header: &'r FrameHeader,
+    pub(super) message_type: MessageType,
+    pub(super) request_id: u64,
     pub(super) payload: &'r [u8],
     pub(super) codec: &'r Arc<dyn Codec>,
     pub(super) connection_id: u64,
@@ -46,13 +47,13 @@ impl Request<'_> {
     /// The message type.
     #[must_use]
     pub fn message_type(&self) -> MessageType {
-        self.header.message_type()
+        self.message_type
     }
 
     /// The client's id for this request, unique among its own.
     #[must_use]
     pub fn request_id(&self) -> u64 {
-        self.header.request_id
+        self.request_id
     }
 
     /// The payload.
@@ -81,7 +82,8 @@ impl Request<'_> {
 pub struct Responder<'r> {
     producer: &'r mut Producer,
     ring: RingView<'r>,
-    request: &'r FrameHeader,
+    message_type: MessageType,
+    request_id: u64,
     /// Bytes of ring that this answer may still take.
     room: u64,
     /// Frames and bytes published, for the connection's statistics.
@@ -93,10 +95,11 @@ impl<'r> Responder<'r> {
     pub(super) fn new(
         producer: &'r mut Producer,
         ring: RingView<'r>,
-        request: &'r FrameHeader,
+        (message_type, request_id): (MessageType, u64),
         room: u64,
     ) -> Self {
-        Self { producer, ring, request, room, published: (0, 0), finished: false }
+        let (published, finished) = ((0, 0), false);
+        Self { producer, ring, message_type, request_id, room, published, finished }
     }
 
     /// Sends a part of the answer.
@@ -106,7 +109,7 @@ impl<'r> Responder<'r> {
     /// [`IpcError::MessageTooLarge`]: the answer as a whole is larger than a synchronous handler's
     /// may be. Return it, and serve this type asynchronously.
     pub fn chunk(&mut self, payload: &[u8]) -> Result<(), IpcError> {
-        self.publish(self.request.chunk(), payload)
+        self.publish(FrameHeader::request(self.message_type, self.request_id), payload)
     }
 
     /// Sends the last part of the answer, or all of it.
@@ -115,7 +118,7 @@ impl<'r> Responder<'r> {
     ///
     /// As [`Responder::chunk`].
     pub fn reply(&mut self, payload: &[u8]) -> Result<(), IpcError> {
-        self.publish(self.request.answer(Status::Ok), payload)?;
+        self.publish(self.last(Status::Ok), payload)?;
         self.finished = true;
         Ok(())
     }
@@ -126,13 +129,19 @@ impl<'r> Responder<'r> {
             return Ok(());
         }
         self.finished = true;
-        self.producer.publish_onward(self.ring, self.request.answer(status), detail)?;
+        self.producer.publish_onward(self.ring, self.last(status), detail)?;
         self.published.0 += 1;
         self.published.1 += detail.len() as u64;
         Ok(())
     }
 
-    #[inline]
+    #[inline(always)]
+    fn last(&self, status: Status) -> FrameHeader {
+        FrameHeader::last(self.message_type, self.request_id, status)
+    }
+
+    // The header is made by the caller: inlined, it never leaves the registers (`ring::Look`).
+    #[inline(always)]
     fn publish(&mut self, header: FrameHeader, payload: &[u8]) -> Result<(), IpcError> {
         let too_large = |max| IpcError::MessageTooLarge { size: payload.len() as u64, max };
         if self.finished {

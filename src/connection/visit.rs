@@ -9,17 +9,17 @@ use super::routes::{Route, Routes};
 use super::{Clock, Ending, Ends, Timestamp};
 use crate::error::IpcError;
 use crate::limits::{
-    BYTES_PER_VISIT, DETAIL_SIZE_MAX, FRAMES_PER_VISIT, IN_FLIGHT_PER_CONNECTION,
-    SYNC_REPLY_SIZE_MIN,
+    BYTES_HELD_MAX, BYTES_PER_VISIT, DETAIL_SIZE_MAX, FRAMES_HELD_MAX, FRAMES_PER_VISIT,
+    IN_FLIGHT_PER_CONNECTION, SYNC_REPLY_SIZE_MIN,
 };
 use crate::link::{Forwarded, Job, JobKind, ShardEnd};
 use crate::metrics::{ErrorStatus, LeaseTier, MessageKind, ShardMetrics};
 use crate::pool::BufferPool;
 use crate::protocol::Codec;
 use crate::region::RegionView;
-use crate::ring::{PublishError, RingView};
+use crate::ring::{Look, PublishError, RingView};
 use crate::sync::sound;
-use crate::wire::{Fault, FrameHeader, MessageType, Status, span};
+use crate::wire::{Fault, FrameHeader, HeaderWords, MessageType, Status, span};
 
 /// One in this many synchronous requests is timed: reading the clock twice costs as much as serving
 /// a small one.
@@ -64,13 +64,6 @@ impl Shared<'_> {
     }
 }
 
-/// A connection's two rings.
-#[derive(Clone, Copy)]
-struct Rings<'m> {
-    requests: RingView<'m>,
-    responses: RingView<'m>,
-}
-
 /// What became of one frame.
 enum Taken {
     /// It was answered or sent on, and is to be released.
@@ -97,6 +90,9 @@ impl From<Fault> for Ending {
 
 impl Ends {
     /// Takes frames up to the budget. `slot` is the connection's place in the table.
+    ///
+    /// The answer to the first is seen at once. Where there are more, the client keeps many under way
+    /// and their answers are shown several at a time.
     #[inline]
     pub(super) fn visit(
         &mut self,
@@ -105,29 +101,51 @@ impl Ends {
         shared: &mut Shared<'_>,
         now: Timestamp,
     ) -> Visit {
-        let rings = Rings { requests: view.request_ring(), responses: view.response_ring() };
-        let mut bytes = 0;
+        let visit = self.take_frames(view, slot, shared, now);
+        self.responses.reveal(view.response_ring());
+        visit
+    }
+
+    #[inline(always)]
+    fn take_frames(
+        &mut self,
+        view: RegionView<'_>,
+        slot: u32,
+        shared: &mut Shared<'_>,
+        now: Timestamp,
+    ) -> Visit {
+        let ring = view.request_ring();
+        let (mut bytes, mut bytes_shown) = (0, 0);
         let budget = if sound("a visit has a budget") { FRAMES_PER_VISIT } else { u32::MAX };
         for taken in 0..budget {
-            let header = match self.requests.poll(rings.requests) {
-                Ok(Some(header)) => header,
-                Ok(None) if taken == 0 => return Visit::Quiet,
-                Ok(None) => break,
-                Err(fault) => return Visit::End(fault.into()),
+            let header = match self.requests.look(ring) {
+                Look::Frame(header) => header,
+                Look::Nothing if taken == 0 => return Visit::Quiet,
+                Look::Nothing => break,
+                Look::Broken => return Visit::End(self.requests.fault().into()),
             };
-            match self.take(rings, slot, &header, shared, now) {
+            if taken > 0 {
+                self.requests.prefetch_run(ring, header);
+            }
+            match self.take(&view, slot, header, shared, now) {
                 Ok(Taken::Done) => {}
                 Ok(Taken::Blocked(blocked)) if taken == 0 => return blocked,
                 Ok(Taken::Blocked(_)) => break,
                 Err(ending) => return Visit::End(ending),
             }
-            self.requests.release(rings.requests, &header);
+            self.requests.release(ring, header);
+            let size = u64::from(header.payload_size());
             self.statistics.requests += 1;
-            self.statistics.request_bytes += u64::from(header.payload_size);
-            bytes += u64::from(header.payload_size);
+            self.statistics.request_bytes += size;
+            bytes += size;
             if bytes >= BYTES_PER_VISIT {
                 break;
             }
+            if taken % FRAMES_HELD_MAX == 0 || bytes - bytes_shown > BYTES_HELD_MAX {
+                self.responses.reveal(view.response_ring());
+                bytes_shown = bytes;
+            }
+            self.responses.hold();
         }
         self.last_active = now;
         Visit::Busy
@@ -196,25 +214,25 @@ impl Ends {
         Visit::Busy
     }
 
-    #[inline]
+    #[inline(always)]
     fn take(
         &mut self,
-        rings: Rings<'_>,
+        view: &RegionView<'_>,
         slot: u32,
-        header: &FrameHeader,
+        header: HeaderWords,
         shared: &mut Shared<'_>,
         now: Timestamp,
     ) -> Result<Taken, Ending> {
         let message_type = header.message_type();
-        if header.flags != 0 || header.status != 0 {
+        if header.flags() != 0 || header.status() != 0 {
             // Only answers have them.
-            let flags = header.flags;
-            return Err(Fault::UndefinedBits { flags, reserved: header.status }.into());
+            let (flags, reserved) = (header.flags(), header.status());
+            return Err(Fault::UndefinedBits { flags, reserved }.into());
         }
-        if header.payload_size > self.message_size_max {
+        if header.payload_size() > self.message_size_max {
             let _ = self.answer(
-                rings.responses,
-                header,
+                view,
+                header.header(),
                 Status::MessageTooLarge,
                 b"larger than the connection allows",
                 shared,
@@ -227,32 +245,35 @@ impl Ends {
         // An owned pointer would cost two shared counters on the hot path; routes never change.
         let routes = shared.routes;
         match routes.find(message_type) {
-            Some(Route::Cancel) => Ok(self.cancel(rings.responses, slot, header, shared)),
+            Some(Route::Cancel) => Ok(self.cancel(view, slot, header.header(), shared)),
             _ if shared.draining => {
                 let detail = b"the daemon is shutting down";
-                self.answer(rings.responses, header, Status::ShuttingDown, detail, shared)
+                self.answer(view, header.header(), Status::ShuttingDown, detail, shared)
             }
-            Some(Route::Synchronous(handler)) => self.run(rings, &**handler, header, shared),
-            Some(Route::Worker(worker)) => self.send_job(rings, slot, *worker, header, shared, now),
+            Some(Route::Synchronous(handler)) => self.run(view, &**handler, header, shared),
+            Some(Route::Worker(worker)) => {
+                self.send_job(view, slot, *worker, header.header(), shared, now)
+            }
             None => {
                 let status = Status::UnknownMessageType;
-                self.answer(rings.responses, header, status, b"no handler", shared)
+                self.answer(view, header.header(), status, b"no handler", shared)
             }
         }
     }
 
     /// Runs a synchronous handler and publishes what it answers.
-    #[inline]
+    #[inline(always)]
     fn run(
         &mut self,
-        rings: Rings<'_>,
+        view: &RegionView<'_>,
         handler: &dyn Handler,
-        header: &FrameHeader,
+        header: HeaderWords,
         shared: &mut Shared<'_>,
     ) -> Result<Taken, Ending> {
-        let size = header.payload_size as usize;
-        let room = span(header.payload_size).max(span(SYNC_REPLY_SIZE_MIN));
-        if !self.responses.has_room(rings.responses, room)? {
+        let (requests, responses) = (view.request_ring(), view.response_ring());
+        let size = header.payload_size() as usize;
+        let room = header.span().max(span(SYNC_REPLY_SIZE_MIN));
+        if !self.responses.has_room(responses, room)? {
             return Ok(Taken::Blocked(Visit::BlockedOnClient));
         }
         let mut lease;
@@ -265,19 +286,21 @@ impl Ends {
             }
             &mut lease[..]
         };
-        self.requests.copy_payload(rings.requests, header, payload)?;
+        self.requests.copy_payload(requests, header, payload)?;
 
         let kind = MessageKind::from(header.message_type());
         let sampled = self.statistics.requests.is_multiple_of(LATENCY_SAMPLE_INTERVAL);
         let started = sampled.then(|| shared.clock.now());
 
+        let named = (header.message_type(), header.request_id());
         let request = Request {
-            header,
+            message_type: named.0,
+            request_id: named.1,
             payload,
             codec: &shared.codecs[usize::from(self.codec)],
             connection_id: self.connection_id,
         };
-        let mut responder = Responder::new(&mut self.responses, rings.responses, header, room);
+        let mut responder = Responder::new(&mut self.responses, responses, named, room);
         // The responder is only positions and numbers, valid at every point of a handler.
         let outcome = catch_unwind(AssertUnwindSafe(|| handler.handle(&request, &mut responder)));
         match outcome {
@@ -313,10 +336,10 @@ impl Ends {
     /// Hands a request to a worker executor.
     fn send_job(
         &mut self,
-        rings: Rings<'_>,
+        view: &RegionView<'_>,
         slot: u32,
         worker: usize,
-        header: &FrameHeader,
+        header: FrameHeader,
         shared: &mut Shared<'_>,
         now: Timestamp,
     ) -> Result<Taken, Ending> {
@@ -325,7 +348,7 @@ impl Ends {
         }
         if self.in_flight.count() >= IN_FLIGHT_PER_CONNECTION {
             let detail = b"too many requests in flight";
-            return self.answer(rings.responses, header, Status::Busy, detail, shared);
+            return self.answer(view, header, Status::Busy, detail, shared);
         }
         let blocked = Ok(Taken::Blocked(Visit::BlockedOnWorker));
         if !shared.in_flight.has_room() || !shared.links[worker].has_room() {
@@ -336,7 +359,7 @@ impl Ends {
             size => match shared.pool.lease_for_request(size) {
                 None => return Ok(shared.miss_lease(size)),
                 Some(mut lease) => {
-                    self.requests.copy_payload(rings.requests, header, &mut lease)?;
+                    self.requests.copy_payload(view.request_ring(), &header, &mut lease)?;
                     Some(lease)
                 }
             },
@@ -347,7 +370,7 @@ impl Ends {
         shared.links[worker].send(Job {
             slot,
             connection_id: self.connection_id,
-            kind: JobKind::Request { header: *header, codec, payload },
+            kind: JobKind::Request { header, codec, payload },
         });
         self.workers_used |= 1 << worker;
         let request_id = header.request_id;
@@ -359,9 +382,9 @@ impl Ends {
     /// Passes a cancellation on. A request that has ended, or never was, is no error.
     fn cancel(
         &mut self,
-        ring: RingView<'_>,
+        view: &RegionView<'_>,
         slot: u32,
-        header: &FrameHeader,
+        header: FrameHeader,
         shared: &mut Shared<'_>,
     ) -> Taken {
         let request_id = header.request_id;
@@ -376,7 +399,7 @@ impl Ends {
         let connection_id = self.connection_id;
         link.send(Job { slot, connection_id, kind: JobKind::Cancel { request_id } });
         if !sound("a cancelled request ends once") {
-            let _ = self.answer(ring, header, Status::Cancelled, b"", shared);
+            let _ = self.answer(view, header, Status::Cancelled, b"", shared);
         }
         Taken::Done
     }
@@ -384,12 +407,13 @@ impl Ends {
     /// Answers with a status and a text of our own.
     fn answer(
         &mut self,
-        ring: RingView<'_>,
-        header: &FrameHeader,
+        view: &RegionView<'_>,
+        header: FrameHeader,
         status: Status,
         detail: &'static [u8],
         shared: &mut Shared<'_>,
     ) -> Result<Taken, Ending> {
+        let ring = view.response_ring();
         if !self.responses.has_room(ring, span(DETAIL_SIZE_MAX))? {
             return Ok(Taken::Blocked(Visit::BlockedOnClient));
         }

@@ -1,13 +1,18 @@
 //! The reading side of a ring.
 
 use super::{Home, RingView};
-use crate::copy::copy_out;
+use crate::copy::{copy_out, prefetch};
 use crate::limits::{FRAME_ALIGNMENT, FRAME_HEADER_SIZE, PADDING_RUN_MAX, WORD_SIZE};
 use crate::sync::Ordering::{Acquire, Relaxed, Release};
-use crate::sync::sound;
-use crate::wire::{Fault, FrameHeader, Position};
+use crate::sync::{AtomicU64, sound};
+use crate::wire::{Fault, FrameHeader, HeaderWords, Position};
 
 const HEADER_WORDS: usize = (FRAME_HEADER_SIZE / WORD_SIZE) as usize;
+
+/// How far ahead [`Consumer::prefetch_run`] looks, in frames and at most in bytes: of long frames the
+/// processor finds the rest by itself.
+const PREFETCH_FRAMES: u64 = 4;
+const PREFETCH_SIZE_MAX: u64 = 1024;
 
 /// Takes frames out of the ring whose [`RingView`] each call is given (always the same ring).
 #[derive(Debug)]
@@ -16,13 +21,28 @@ pub struct Consumer {
     pub(super) head: Position,
     /// Verify [`FrameHeader::check_payload`].
     payload_checked: bool,
+    /// Why the last look said [`Look::Broken`].
+    broken: Option<Fault>,
+}
+
+/// What [`Consumer::look`] found at the head.
+///
+/// Without a [`Fault`] in it, which only fits in memory; [`HeaderWords`] says why that matters.
+#[derive(Clone, Copy, Debug)]
+pub enum Look {
+    /// Nothing is published.
+    Nothing,
+    /// A frame, judged; it stays until it is released.
+    Frame(HeaderWords),
+    /// What stands there is no frame: ask [`Consumer::fault`], and close.
+    Broken,
 }
 
 impl Consumer {
     /// A consumer for an empty ring of zeros.
     #[must_use]
     pub const fn new(home: Home, payload_checked: bool) -> Self {
-        Self { head: home.start(), payload_checked }
+        Self { head: home.start(), payload_checked, broken: None }
     }
 
     /// Where the next frame will stand.
@@ -45,30 +65,57 @@ impl Consumer {
     ///
     /// Any frame [`Fault`]: what stands at the head is not a frame. Nothing is consumed; the caller
     /// closes the connection.
-    #[inline(always)]
+    #[inline]
     pub fn poll(&mut self, ring: RingView<'_>) -> Result<Option<FrameHeader>, Fault> {
-        let Some(header) = self.peek(ring)? else { return Ok(None) };
-        if header.is_padding() {
-            return self.poll_behind(header, ring);
+        match self.look(ring) {
+            Look::Frame(header) => Ok(Some(header.header())),
+            Look::Nothing => Ok(None),
+            Look::Broken => Err(self.fault()),
         }
-        Ok(Some(header))
     }
 
-    /// Skips padding, and whatever padding follows it.
-    #[inline(never)]
-    fn poll_behind(
-        &mut self,
-        mut padding: FrameHeader,
-        ring: RingView<'_>,
-    ) -> Result<Option<FrameHeader>, Fault> {
-        for _ in 0..PADDING_RUN_MAX {
-            self.advance(ring, padding_span(&padding, ring.capacity())?);
-            match self.peek(ring)? {
-                Some(header) if header.is_padding() => padding = header,
-                other => return Ok(other),
+    /// [`Consumer::poll`] for paths on which every nanosecond counts: always inlined, so that the header
+    /// stays in registers.
+    #[inline(always)]
+    pub fn look(&mut self, ring: RingView<'_>) -> Look {
+        for _ in 0..=PADDING_RUN_MAX {
+            let index = ring.index(self.head);
+            // Pairs with the last store in `Producer::store`: the frame and the zero behind it.
+            let first =
+                ring.words[index].load(if sound("acquire in poll") { Acquire } else { Relaxed });
+            if first == 0 {
+                return Look::Nothing;
+            }
+            let rest = &ring.words[index + 1..index + HEADER_WORDS];
+            // Copied once; from here on only this copy is judged.
+            let [second, third, fourth] = [0, 1, 2].map(|word: usize| rest[word].load(Relaxed));
+            let Some(header) = HeaderWords::judge([first, second, third, fourth], self.head) else {
+                return self.refuse(first, second, third, fourth);
+            };
+            if !header.is_padding() {
+                let available = ring.capacity() - ring.offset(self.head);
+                if header.span() > available {
+                    return self.refuse_span(header.span(), available);
+                }
+                return Look::Frame(header);
+            }
+            if !self.skip_padding(ring.words, ring.head, header.payload_size()) {
+                return Look::Broken;
             }
         }
-        Err(Fault::Padding { span: 0, capacity: ring.capacity() })
+        self.broken = Some(Fault::Padding { span: 0, capacity: ring.capacity() });
+        Look::Broken
+    }
+
+    /// What [`Consumer::look`] found broken.
+    ///
+    /// # Panics
+    ///
+    /// When it has not said so.
+    #[cold]
+    #[must_use]
+    pub fn fault(&self) -> Fault {
+        self.broken.expect("asked after a look that found a fault")
     }
 
     /// Copies the payload of the frame that [`Consumer::poll`] gave into `target`.
@@ -84,18 +131,41 @@ impl Consumer {
     pub fn copy_payload(
         &self,
         ring: RingView<'_>,
-        header: &FrameHeader,
+        header: impl Into<HeaderWords>,
         target: &mut [u8],
     ) -> Result<(), Fault> {
-        assert_eq!(target.len(), header.payload_size as usize);
+        let header = header.into();
+        assert_eq!(target.len(), header.payload_size() as usize);
         copy_out(&ring.words[ring.index(self.head) + HEADER_WORDS..], target);
         if self.payload_checked { header.check_payload(target) } else { Ok(()) }
     }
 
     /// Gives the space of the frame that [`Consumer::poll`] gave back to the producer.
-    #[inline]
-    pub fn release(&mut self, ring: RingView<'_>, header: &FrameHeader) {
-        self.advance(ring, header.span());
+    #[inline(always)]
+    pub fn release(&mut self, ring: RingView<'_>, header: impl Into<HeaderWords>) {
+        self.advance(ring, header.into().span());
+    }
+
+    /// In a run of frames, asks for one that is some frames further on, if all are as long as the one
+    /// at the head, which has this `header`. The place of a frame is only known from the one before it,
+    /// so without this each would wait for its lines in turn. Where there is no such frame, a line is
+    /// taken from the producer for nothing: not for the first of a run.
+    #[inline(always)]
+    pub fn prefetch_run(&self, ring: RingView<'_>, header: HeaderWords) {
+        let ahead = (PREFETCH_FRAMES * header.span()).min(PREFETCH_SIZE_MAX);
+        self.prefetch_at(ring, self.head.plus(ahead));
+    }
+
+    #[inline(always)]
+    fn prefetch_at(&self, ring: RingView<'_>, position: Position) {
+        prefetch(&ring.words[ring.index(position)]);
+        prefetch(&ring.words[ring.index(position.plus(FRAME_ALIGNMENT))]);
+    }
+
+    /// Asks for the first two lines of the next frame, so that they are here when its turn comes.
+    #[inline(always)]
+    pub fn prefetch(&self, ring: RingView<'_>) {
+        self.prefetch_at(ring, self.head);
     }
 
     /// Bytes from the ring's start to the frame at the head, for giving pages back.
@@ -104,25 +174,33 @@ impl Consumer {
         ring.offset(self.head)
     }
 
-    /// A judged copy of the header at the head, padding or not.
-    #[inline(always)]
-    fn peek(&self, ring: RingView<'_>) -> Result<Option<FrameHeader>, Fault> {
-        let index = ring.index(self.head);
-        // Pairs with the last store in `Producer::store`: the frame and the zero behind it.
-        let first =
-            ring.words[index].load(if sound("acquire in poll") { Acquire } else { Relaxed });
-        if first == 0 {
-            return Ok(None);
+    /// Keeps the fault of a header whose four words are not one.
+    #[cold]
+    #[inline(never)]
+    fn refuse(&mut self, first: u64, second: u64, third: u64, fourth: u64) -> Look {
+        self.broken = FrameHeader::judge([first, second, third, fourth], self.head).err();
+        Look::Broken
+    }
+
+    /// Keeps the fault of a frame that would not end inside the ring.
+    #[cold]
+    #[inline(never)]
+    fn refuse_span(&mut self, span: u64, available: u64) -> Look {
+        self.broken = Some(Fault::FrameOverrun { span, available });
+        Look::Broken
+    }
+
+    /// Passes a padding frame; false, with the fault kept, when it is none that can be.
+    #[inline(never)]
+    fn skip_padding(&mut self, words: &[AtomicU64], head: &AtomicU64, payload_size: u32) -> bool {
+        let ring = RingView::of_layout(words, head);
+        let (span, capacity) = (u64::from(payload_size) + FRAME_HEADER_SIZE, ring.capacity());
+        if span > capacity || !span.is_multiple_of(FRAME_ALIGNMENT) {
+            self.broken = Some(Fault::Padding { span, capacity });
+            return false;
         }
-        let rest = &ring.words[index + 1..index + HEADER_WORDS];
-        // Copied once; from here on only this copy is judged.
-        let words = [first, rest[0].load(Relaxed), rest[1].load(Relaxed), rest[2].load(Relaxed)];
-        let header = FrameHeader::judge(words, self.head)?;
-        let available = ring.capacity() - ring.offset(self.head);
-        if header.span() > available && !header.is_padding() {
-            return Err(Fault::FrameOverrun { span: header.span(), available });
-        }
-        Ok(Some(header))
+        self.advance(ring, span);
+        true
     }
 
     #[inline]
@@ -131,12 +209,4 @@ impl Consumer {
         // Frees the space; pairs with `Producer::look_at_head`.
         ring.head.store(self.head.0, Release);
     }
-}
-
-fn padding_span(header: &FrameHeader, capacity: u64) -> Result<u64, Fault> {
-    let span = u64::from(header.payload_size) + FRAME_HEADER_SIZE;
-    if span > capacity || !span.is_multiple_of(FRAME_ALIGNMENT) {
-        return Err(Fault::Padding { span, capacity });
-    }
-    Ok(span)
 }

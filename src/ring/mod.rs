@@ -18,6 +18,9 @@
 //! frame, and a producer that dies in the middle of a frame leaves nothing behind. A separate tail
 //! would cost one more cache line each way on every message.
 //!
+//! Of several frames in a row the producer may hold back the first word of the first ([`Producer::hold`]):
+//! the others stand behind it, whole and unseen, until one `Release` store shows them all.
+//!
 //! The consumer publishes its head with `Release` after it has copied a frame out; the producer
 //! reads it with `Acquire` before it overwrites that space. It looks only when it must: at the end
 //! of a page, or when the space that it knows to be free is used up.
@@ -39,7 +42,7 @@ mod consumer;
 mod park;
 mod producer;
 
-pub use consumer::Consumer;
+pub use consumer::{Consumer, Look};
 pub use park::ParkFlag;
 pub use producer::{Producer, PublishError};
 
@@ -48,6 +51,9 @@ use crate::sync::AtomicU64;
 use crate::wire::Position;
 
 /// The shared memory of one ring, borrowed: its words, and the consumer's published head.
+///
+/// On the way of every frame it lies in registers, which it does only as long as no function that is
+/// not inlined is given one: those are given its parts. `wire::HeaderWords` says what memory costs.
 #[derive(Clone, Copy)]
 pub struct RingView<'m> {
     words: &'m [AtomicU64],

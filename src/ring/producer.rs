@@ -6,7 +6,7 @@ use super::{Home, RingView};
 use crate::copy::copy_in;
 use crate::limits::{FRAME_ALIGNMENT, FRAME_HEADER_SIZE, PAGE_SIZE, WORD_SIZE};
 use crate::sync::Ordering::{Acquire, Relaxed, Release};
-use crate::sync::sound;
+use crate::sync::{AtomicU64, sound};
 use crate::wire::{Fault, FrameHeader, Position, payload_check, span};
 
 const HEADER_WORDS: usize = (FRAME_HEADER_SIZE / WORD_SIZE) as usize;
@@ -50,6 +50,12 @@ pub struct Producer {
     /// space known to be free, whichever comes first. Never before the tail.
     pub(super) clear_until: Position,
     home: Home,
+    /// The oldest frame that is whole in the ring but for its first word: where that goes.
+    held: Position,
+    /// Its first word; 0 when nothing is held back. Whatever was published since then lies behind it.
+    held_word: u64,
+    /// The next frame is held back.
+    holding: bool,
     /// Fill in and let the peer verify [`payload_check`].
     payload_checked: bool,
 }
@@ -59,7 +65,16 @@ impl Producer {
     #[must_use]
     pub const fn new(home: Home, payload_checked: bool) -> Self {
         let start = home.start();
-        Self { tail: start, head: start, clear_until: start, home, payload_checked }
+        Self {
+            tail: start,
+            head: start,
+            clear_until: start,
+            home,
+            held: start,
+            held_word: 0,
+            holding: false,
+            payload_checked,
+        }
     }
 
     /// Where the next frame will stand; everything before it is published.
@@ -80,7 +95,7 @@ impl Producer {
     ///
     /// [`PublishError::Full`] is normal: nothing was written, the caller keeps its frame.
     /// [`PublishError::TooLarge`]: this frame never fits. [`PublishError::Fault`]: close.
-    #[inline]
+    #[inline(always)]
     pub fn publish(
         &mut self,
         ring: RingView<'_>,
@@ -96,7 +111,7 @@ impl Producer {
     /// # Errors
     ///
     /// As [`Producer::publish`].
-    #[inline]
+    #[inline(always)]
     pub fn publish_onward(
         &mut self,
         ring: RingView<'_>,
@@ -120,25 +135,56 @@ impl Producer {
         })?;
         let span = span(size);
         if !self.is_clear(span) {
-            self.make_room(ring, span, course)?;
+            self.make_room(ring.words, ring.head, span, course)?;
         }
         header.payload_size = size;
         header.payload_check = if self.payload_checked { payload_check(payload) } else { 0 };
         self.store(ring, &header, payload, span);
         if !self.is_clear(span) && self.home.early && course == Course::HomeWhenEmpty {
-            self.go_home_early(ring, span);
+            self.go_home_early(ring.words, ring.head, span);
         }
         Ok(())
+    }
+
+    /// From here on frames stay unseen until [`Producer::reveal`] shows them all at once.
+    ///
+    /// A consumer that polls fetches the line of each header as soon as it is written, and the next
+    /// frame's producer waits for its own line meanwhile: of many frames in a row each costs a journey
+    /// of its line. Held back, they cost one for all. Who holds sees to it that it is not for long.
+    #[inline]
+    pub fn hold(&mut self) {
+        self.holding = true;
+    }
+
+    /// Shows the consumer every frame that was held back, with one store.
+    #[inline]
+    pub fn reveal(&mut self, ring: RingView<'_>) {
+        self.holding = false;
+        if self.held_word != 0 {
+            // Publishes all that was stored before; pairs with the load in `Consumer::look`.
+            let ordering = if sound("release in reveal") { Release } else { Relaxed };
+            ring.words[ring.index(self.held)].store(self.held_word, ordering);
+            self.held_word = 0;
+        }
+    }
+
+    /// True when frames are held back.
+    #[inline]
+    #[must_use]
+    pub const fn is_holding(&self) -> bool {
+        self.held_word != 0
     }
 
     /// Makes sure that the next frame of up to `span` bytes will be taken. May publish padding.
     #[inline(never)]
     fn make_room(
         &mut self,
-        ring: RingView<'_>,
+        words: &[AtomicU64],
+        head: &AtomicU64,
         span: u64,
         course: Course,
     ) -> Result<(), PublishError> {
+        let ring = RingView::of_layout(words, head);
         let capacity = ring.capacity();
         // One unit stays free for the zero behind the frame.
         if span + FRAME_ALIGNMENT > capacity {
@@ -181,7 +227,7 @@ impl Producer {
             return Ok(true);
         }
         // A frame of more than half the ring only fits in one place.
-        match self.make_room(ring, span, Course::Onward) {
+        match self.make_room(ring.words, ring.head, span, Course::Onward) {
             Ok(()) => Ok(true),
             Err(PublishError::Full | PublishError::TooLarge { .. }) => Ok(false),
             Err(PublishError::Fault(fault)) => Err(fault),
@@ -240,7 +286,8 @@ impl Producer {
     /// the caller waits for its answer. The 99th percentile of 64-byte round trips: 441 ns without
     /// it, 371 ns with it, on requests alone.
     #[inline(never)]
-    fn go_home_early(&mut self, ring: RingView<'_>, span: u64) {
+    fn go_home_early(&mut self, words: &[AtomicU64], head: &AtomicU64, span: u64) {
+        let ring = RingView::of_layout(words, head);
         let needed = span + FRAME_ALIGNMENT;
         // Not where home is where the frame just published stands: it is still to be read.
         if needed > self.home.size || self.distance_home(ring) + needed + span > ring.capacity() {
@@ -309,8 +356,12 @@ impl Producer {
         target[3].store(words[3], Relaxed);
         target[2].store(words[2], Relaxed);
         target[1].store(words[1], Relaxed);
-        // Publishes all of the above; pairs with the load in `Consumer::poll`.
-        target[0].store(words[0], if sound("release in store") { Release } else { Relaxed });
+        if self.holding && self.held_word == 0 {
+            (self.held, self.held_word) = (self.tail, words[0]);
+        } else {
+            // Publishes all of the above; pairs with the load in `Consumer::look`.
+            target[0].store(words[0], if sound("release in store") { Release } else { Relaxed });
+        }
         self.tail = next;
         self.claim_ahead(ring);
     }

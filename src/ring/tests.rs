@@ -43,6 +43,8 @@ fn take(consumer: &mut Consumer, ring: RingView<'_>) -> Result<Option<(u64, Vec<
 enum Operation {
     Publish(u32),
     Consume,
+    Hold,
+    Reveal,
 }
 
 /// A seeded sequence of operations (xorshift64*), sizes skewed to small.
@@ -54,10 +56,11 @@ fn operations(seed: u64, count: usize, size_max: u32) -> impl Iterator<Item = Op
         state ^= state >> 27;
         let draw = state.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 32;
         let size = if draw.is_multiple_of(8) { size_max } else { size_max.min(200) };
-        if draw & 16 == 0 {
-            Operation::Publish((draw >> 5) as u32 % (size + 1))
-        } else {
-            Operation::Consume
+        match draw >> 3 & 31 {
+            0 => Operation::Hold,
+            1..=2 => Operation::Reveal,
+            odd if odd & 1 == 1 => Operation::Consume,
+            _ => Operation::Publish((draw >> 8) as u32 % (size + 1)),
         }
     })
 }
@@ -67,7 +70,8 @@ fn same_history_as_a_queue(capacity: u64, home: Home, seed: u64, checked: bool) 
     let ring = memory.view();
     let mut producer = Producer::new(home, checked);
     let mut consumer = Consumer::new(home, checked);
-    let mut oracle = VecDeque::new();
+    // What can be seen, and what is held back behind it.
+    let (mut oracle, mut held, mut holding) = (VecDeque::new(), VecDeque::new(), false);
     let size_max = u32::try_from(capacity - FRAME_ALIGNMENT - 32).unwrap();
 
     for (step, operation) in operations(seed, 4000, size_max).enumerate() {
@@ -75,9 +79,10 @@ fn same_history_as_a_queue(capacity: u64, home: Home, seed: u64, checked: bool) 
             Operation::Publish(size) => {
                 let payload: Vec<u8> = (0..size).map(|i| (i as u8) ^ (step as u8)).collect();
                 match producer.publish(ring, request(step as u64), &payload) {
+                    Ok(()) if holding => held.push_back((step as u64, payload)),
                     Ok(()) => oracle.push_back((step as u64, payload)),
                     Err(PublishError::Full) => assert!(
-                        !producer.is_drained(ring).unwrap() || !oracle.is_empty(),
+                        !producer.is_drained(ring).unwrap() || holding || !oracle.is_empty(),
                         "seed {seed}: an empty ring is never full"
                     ),
                     Err(error) => panic!("seed {seed}, step {step}: {error}"),
@@ -86,8 +91,19 @@ fn same_history_as_a_queue(capacity: u64, home: Home, seed: u64, checked: bool) 
             Operation::Consume => {
                 assert_eq!(take(&mut consumer, ring), Ok(oracle.pop_front()), "seed {seed}");
             }
+            Operation::Hold => {
+                producer.hold();
+                holding = true;
+            }
+            Operation::Reveal => {
+                producer.reveal(ring);
+                oracle.append(&mut held);
+                holding = false;
+            }
         }
     }
+    producer.reveal(ring);
+    oracle.append(&mut held);
     while let Some(expected) = oracle.pop_front() {
         assert_eq!(take(&mut consumer, ring), Ok(Some(expected)), "seed {seed}");
     }
@@ -122,6 +138,29 @@ fn positions_come_round_without_anyone_noticing() {
         assert_eq!(take(&mut consumer, ring), Ok(Some((id, vec![id as u8; 300]))));
     }
     assert!(producer.tail().0 < late.0);
+}
+
+#[test]
+fn held_frames_are_unseen_until_they_are_shown_all_at_once() {
+    let memory = Memory::new(1 << 14, Home::NONE);
+    let ring = memory.view();
+    let (mut producer, mut consumer) =
+        (Producer::new(Home::NONE, true), Consumer::new(Home::NONE, true));
+    producer.publish(ring, request(0), b"seen").unwrap();
+    producer.hold();
+    for id in 1..4 {
+        producer.publish(ring, request(id), b"held").unwrap();
+    }
+    assert!(producer.is_holding());
+    assert_eq!(take(&mut consumer, ring), Ok(Some((0, b"seen".to_vec()))));
+    assert_eq!(take(&mut consumer, ring), Ok(None));
+    producer.reveal(ring);
+    assert!(!producer.is_holding());
+    for id in 1..4 {
+        assert_eq!(take(&mut consumer, ring), Ok(Some((id, b"held".to_vec()))));
+    }
+    producer.publish(ring, request(4), b"seen").unwrap();
+    assert_eq!(take(&mut consumer, ring), Ok(Some((4, b"seen".to_vec()))));
 }
 
 #[test]
@@ -179,6 +218,8 @@ fn room_that_was_promised_is_there() {
             Operation::Consume => {
                 take(&mut consumer, ring).unwrap();
             }
+            Operation::Hold => producer.hold(),
+            Operation::Reveal => producer.reveal(ring),
         }
     }
 }

@@ -13,7 +13,9 @@ mod status;
 
 pub use checksum::{header_check, payload_check};
 pub use fault::Fault;
-pub use frame::{FRAME_MARK, FrameFlags, FrameHeader, Position, decode_frame, encode_frame, span};
+pub use frame::{
+    FRAME_MARK, FrameFlags, FrameHeader, HeaderWords, Position, decode_frame, encode_frame, span,
+};
 pub use handshake::{
     Features, Goodbye, HELLO_SIZE, Hello, PROTOCOL_MAJOR, PROTOCOL_MINOR, WELCOME_SIZE, Welcome,
 };

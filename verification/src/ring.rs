@@ -72,6 +72,30 @@ fn a_poll_gives_nothing_or_the_whole_frame_in_every_execution() {
 }
 
 #[test]
+fn frames_that_are_held_back_are_seen_whole_and_all_at_once_in_every_execution() {
+    explore(Bound::None, || {
+        let (memory, mut writer, mut reader) = used_ring();
+        let shared = Arc::clone(&memory);
+        let producer = thread::spawn(move || {
+            writer.hold();
+            assert!(writer.publish(&shared, 1, UNIT_PAYLOAD));
+            assert!(writer.publish(&shared, 2, UNIT_PAYLOAD));
+            writer.reveal(&shared);
+        });
+        // Whoever sees the first must find the second behind it.
+        let early = reader.take(&memory);
+        if early.is_some() {
+            assert_eq!((early, reader.take(&memory)), (Some(1), Some(2)));
+        }
+        producer.join().unwrap();
+        if early.is_none() {
+            assert_eq!((reader.take(&memory), reader.take(&memory)), (Some(1), Some(2)));
+        }
+        assert_eq!(reader.take(&memory), None);
+    });
+}
+
+#[test]
 fn a_frame_of_an_earlier_lap_is_never_taken_again_in_every_execution() {
     explore(Bound::None, || {
         let (memory, mut writer, mut reader) = used_ring();

@@ -129,6 +129,16 @@ impl Writer {
         }
     }
 
+    /// Holds what is published from now on back.
+    pub(crate) fn hold(&mut self) {
+        self.0.hold();
+    }
+
+    /// Shows what was held back.
+    pub(crate) fn reveal(&mut self, memory: &Memory) {
+        self.0.reveal(memory.view());
+    }
+
     /// The producer itself, for code that publishes on its own.
     pub(crate) fn producer(&mut self) -> &mut Producer {
         &mut self.0
