@@ -376,7 +376,7 @@ impl DataShard {
         let Some(descriptors) = &seat.descriptors else { return };
         seat.closing = true;
         if goodbye.is_some() && !sound("a goodbye takes no time") {
-            std::thread::sleep(Duration::from_millis(3));
+            std::thread::sleep(Duration::from_millis(20));
         }
         if let Some(goodbye) = goodbye {
             // A client that does not even take 64 bytes gets none.
