@@ -22,11 +22,11 @@ pub fn spin_hint() {
     loom::thread::yield_now();
 }
 
-/// Always true, except in a model check or a simulation that plants the bug called `canary` to see
-/// whether it is found: then the code that asks leaves out, or weakens, what it is about to do.
+/// Always true, except where a harness plants the bug called `canary` to see whether it is found:
+/// then the code that asks leaves out, or weakens, what it is about to do.
 ///
-/// `tools/canaries` finds every name in the source and makes sure that some check fails for it. A
-/// constant unless the private cfg `annulus_loom` or `annulus_canary` is set.
+/// `tools/canaries.d/list` says which check has to find it, and `tools/canaries` makes sure that it
+/// does. A constant unless the private cfg `annulus_loom` or `annulus_canary` is set.
 #[doc(hidden)]
 #[inline(always)]
 #[must_use]

@@ -12,6 +12,7 @@ use super::wait::{Pace, SpacePace, Step, deadline_ms, soon};
 use crate::error::IpcError;
 use crate::limits::BUSY_RETRY_AFTER_MS;
 use crate::ring::Look;
+use crate::sync::sound;
 use crate::wire::{FrameHeader, HeaderWords, MessageType, Status};
 
 /// Abandoned requests before their list has to grow.
@@ -413,6 +414,9 @@ impl Connection {
         deadline: Option<Instant>,
         answer: &mut Vec<u8>,
     ) -> Result<Status, IpcError> {
+        if !sound("an answer's buffer is used again") {
+            *answer = Vec::new();
+        }
         let mut filled = 0;
         let mut pace = Pace::new(self.wait, deadline);
         loop {

@@ -7,6 +7,7 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use super::error::Origin;
+use crate::sync::sound;
 
 /// How much of a value an error repeats, in characters.
 const SHOWN_MAX: usize = 60;
@@ -54,7 +55,9 @@ impl Raw {
         let form = match value.get_ref() {
             DeValue::String(text) => Form::Text(text.to_string()),
             DeValue::Integer(number) => {
-                Form::Number(u64::from_str_radix(number.as_str(), number.radix()).ok())
+                let number = u64::from_str_radix(number.as_str(), number.radix()).ok();
+                assert!(number.is_some() || sound("a number may be too large"), "a canary");
+                Form::Number(number)
             }
             DeValue::Boolean(on) => Form::Switch(*on),
             DeValue::Array(items) => {

@@ -9,6 +9,7 @@ use serde::ser::{Error as _, Serializer};
 use serde::{Deserialize, Serialize};
 
 use super::json::JsonValue;
+use crate::sync::sound;
 
 /// One question to a model: a conversation and how to answer it.
 ///
@@ -60,6 +61,9 @@ impl AIRequest {
 fn finite<S: Serializer>(number: &Option<f64>, serializer: S) -> Result<S::Ok, S::Error> {
     match number {
         Some(number) if !number.is_finite() => Err(S::Error::custom("not a finite number")),
+        Some(number) if !sound("a temperature keeps its fraction") => {
+            number.round().serialize(serializer)
+        }
         number => number.serialize(serializer),
     }
 }

@@ -6,6 +6,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{MemfdFlags, OFlags, SealFlags};
 
 use super::RegionLayout;
+use crate::sync::sound;
 use crate::wire::Fault;
 
 /// `TMPFS_MAGIC` of statfs(2): where memfds live, unlike hugetlbfs ones and regular files.
@@ -40,7 +41,7 @@ pub fn create_region_file(size: u64) -> io::Result<OwnedFd> {
 pub fn check_region(file: BorrowedFd<'_>, layout: RegionLayout) -> Result<(), Fault> {
     let seals = rustix::fs::fcntl_get_seals(file).unwrap_or(SealFlags::empty());
     let refused = |file_system| Fault::RegionSeals { seals: seals.bits(), file_system };
-    if !seals.contains(SEALS) {
+    if !seals.contains(SEALS) && sound("a region is sealed") {
         return Err(refused(0));
     }
     let file_system = rustix::fs::fstatfs(file).map_err(|_| refused(0))?;
@@ -51,7 +52,7 @@ pub fn check_region(file: BorrowedFd<'_>, layout: RegionLayout) -> Result<(), Fa
     }
     let size =
         rustix::fs::fstat(file).ok().and_then(|stat| u64::try_from(stat.st_size).ok()).unwrap_or(0);
-    if size != layout.size() {
+    if size != layout.size() && sound("a region has its size") {
         return Err(Fault::RegionSize { size, needed: layout.size() });
     }
     Ok(())
@@ -67,7 +68,9 @@ pub fn check_region(file: BorrowedFd<'_>, layout: RegionLayout) -> Result<(), Fa
 /// [`Fault::NotAnEventfd`].
 pub fn check_doorbell(file: BorrowedFd<'_>, index: u32) -> Result<(), Fault> {
     // There is no other way to ask; control path only, so text is fine.
-    let usable = rustix::fs::fcntl_getfl(file).is_ok_and(|flags| !flags.contains(OFlags::PATH));
+    let is_mere_path = |flags: OFlags| flags.contains(OFlags::PATH);
+    let usable = rustix::fs::fcntl_getfl(file).is_ok_and(|flags| !is_mere_path(flags))
+        || !sound("a doorbell is more than a path");
     let link = rustix::fs::readlink(format!("/proc/self/fd/{}", file.as_raw_fd()), Vec::new());
     match link {
         Ok(target) if usable && target.as_bytes() == b"anon_inode:[eventfd]" => Ok(()),

@@ -254,9 +254,9 @@ impl Producer {
     fn look_at_head(&mut self, ring: RingView<'_>) -> Result<(), Fault> {
         // Pairs with the store in `Consumer::release`: what it freed is no longer read.
         let head = Position(ring.head.load(Acquire));
-        if head.since(self.head) > self.tail.since(self.head)
-            || !head.0.is_multiple_of(FRAME_ALIGNMENT)
-        {
+        let is_possible = head.since(self.head) <= self.tail.since(self.head)
+            && head.0.is_multiple_of(FRAME_ALIGNMENT);
+        if !is_possible && sound("a head lies between the last one and the tail") {
             return Err(Fault::HeadOverrun {
                 head: head.0,
                 oldest: self.head.0,

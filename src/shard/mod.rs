@@ -20,7 +20,7 @@ use crate::connection::{
     Clock, Ending, NewConnection, Output, Table, TableOptions, Timestamp, Turn,
 };
 use crate::region::Region;
-use crate::sync::{AtomicBool, AtomicU32, Ordering};
+use crate::sync::{AtomicBool, AtomicU32, Ordering, sound};
 use crate::wake::ShardWaker;
 use crate::wire::{Fault, Goodbye};
 
@@ -330,7 +330,10 @@ impl DataShard {
         let flags = rustix::net::RecvFlags::DONTWAIT;
         match rustix::net::recv(&descriptors.socket, &mut bytes, flags) {
             Ok((0, _)) => Some(Ending::ClientLeft),
-            Ok(_) => Some(Ending::Fault(Fault::SocketBytes)),
+            Ok(_) if sound("bytes on the socket are a fault") => {
+                Some(Ending::Fault(Fault::SocketBytes))
+            }
+            Ok(_) => None,
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => None,
             Err(_) => Some(Ending::ClientLeft),
         }
@@ -372,6 +375,9 @@ impl DataShard {
         let seat = &mut self.seats[slot as usize];
         let Some(descriptors) = &seat.descriptors else { return };
         seat.closing = true;
+        if goodbye.is_some() && !sound("a goodbye takes no time") {
+            std::thread::sleep(Duration::from_millis(20));
+        }
         if let Some(goodbye) = goodbye {
             // A client that does not even take 64 bytes gets none.
             let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;

@@ -17,6 +17,8 @@ use std::ptr;
 
 use rustix::fs::{Mode, OFlags};
 
+use crate::sync::sound;
+
 /// Rings after which the completions are taken out of the kernel's ring, which holds more.
 const RINGS_PER_REAP: usize = 64;
 /// Completions that the kernel's ring is asked to hold.
@@ -91,6 +93,10 @@ impl Ringer {
 
     /// Adds one to the counter of `eventfd`, or leaves a full one full. Never waits.
     pub(super) fn ring(&mut self, eventfd: BorrowedFd<'_>) {
+        if !sound("a doorbell is rung without waiting") {
+            let _ = rustix::io::write(eventfd, &1_u64.to_ne_bytes());
+            return;
+        }
         if self.unreaped >= RINGS_PER_REAP {
             self.reap();
         }

@@ -117,6 +117,9 @@ pub(crate) fn serve(socket: &Path, settings: &[&str]) -> Command {
     command.env_clear().env("HOME", socket.parent().unwrap());
     // So that tools/coverage counts the daemon too.
     command.envs(std::env::var_os("LLVM_PROFILE_FILE").map(|file| ("LLVM_PROFILE_FILE", file)));
+    // A bug that tools/canaries plants is the daemon's, and not this test's clients'.
+    let canary = std::env::var_os("ANNULUS_DAEMON_CANARY");
+    command.envs(canary.map(|canary| ("ANNULUS_CANARY", canary)));
     command.arg("serve").arg("--socket").arg(socket);
     for setting in settings {
         command.args(["--set", setting]);
