@@ -169,10 +169,14 @@ impl Peer {
         }
     }
 
-    /// Publishes a request and rings if the daemon is parked.
+    /// Publishes a request and rings if the daemon is parked; waits for space while others keep the
+    /// daemon busy.
     pub(crate) fn send(&mut self, message_type: MessageType, id: u64, payload: &[u8]) {
-        let sent = self.try_send(message_type, id, payload);
-        assert!(sent, "the request ring is full");
+        let until = Until::after(PATIENCE);
+        while !self.try_send(message_type, id, payload) {
+            assert!(until.goes_on(), "the request ring stays full");
+            thread::sleep(Duration::from_micros(50));
+        }
     }
 
     pub(crate) fn try_send(&mut self, message_type: MessageType, id: u64, payload: &[u8]) -> bool {
