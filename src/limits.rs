@@ -59,8 +59,17 @@ pub const FRAMES_PER_VISIT: u32 = 32;
 pub const FRAMES_HELD_MAX: u32 = 8;
 /// Bytes of payload that are held back; copying more takes longer than a line travels.
 pub const BYTES_HELD_MAX: u64 = 4096;
-/// Bytes of payload after which a visit ends (one larger frame is always taken whole).
-pub const BYTES_PER_VISIT: u64 = 256 * 1024;
+/// Bytes of payload after which a visit ends (one larger frame is always taken whole). So small that who
+/// has one request now and then waits for microseconds beside any number of others who have many.
+pub const BYTES_PER_VISIT: u64 = 8 * 1024;
+/// Frames of interactive connections that are served between two visits to others.
+pub const INTERACTIVE_PER_VISIT: usize = 16;
+/// Bytes of payload above which a connection is not interactive, whatever else it does.
+pub const INTERACTIVE_SIZE_MAX: u64 = 4096;
+/// Frames that a turn takes before it gives its shell a chance to hear doorbells.
+pub const FRAMES_PER_TURN: usize = 64;
+/// Bytes of payload, likewise.
+pub const BYTES_PER_TURN: u64 = 32 * 1024;
 /// Padding frames in a row that a consumer accepts; an honest producer never needs three.
 pub const PADDING_RUN_MAX: u32 = 3;
 

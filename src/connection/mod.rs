@@ -16,6 +16,7 @@ mod visit;
 
 pub use handler::{Handler, Request, Responder};
 pub use routes::{Route, Routes};
+pub(crate) use table::outputs_max;
 pub use table::{Adopted, NewConnection, Output, Table, TableOptions, Turn};
 pub use time::{Clock, Timestamp};
 

@@ -6,7 +6,10 @@ use std::time::Duration;
 use super::in_flight::InFlightTable;
 use super::visit::{Shared, Visit};
 use super::{Clock, Connection, ConnectionStatistics, Ending, Routes, Timestamp};
-use crate::limits::{IN_FLIGHT_PER_CONNECTION, MODELLED, REPLY_INLINE_SIZE_MAX};
+use crate::limits::{
+    BYTES_PER_TURN, FRAMES_PER_TURN, FRAMES_PER_VISIT, IN_FLIGHT_PER_CONNECTION,
+    INTERACTIVE_PER_VISIT, INTERACTIVE_SIZE_MAX, MODELLED, REPLY_INLINE_SIZE_MAX,
+};
 use crate::link::{Forwarded, Job, JobKind, ShardEnd};
 use crate::metrics::{LeaseTier, Metrics, ShardMetrics};
 use crate::pool::{BufferPool, TierIndex};
@@ -140,6 +143,10 @@ struct Slot<M> {
     blocked: bool,
     /// Is in [`Table::starved`].
     starved: bool,
+    /// The last visit found more than one request, or a large one.
+    bulk: bool,
+    /// Is in [`Table::interactive`].
+    listed: bool,
 }
 
 /// All connections of one data shard.
@@ -148,8 +155,16 @@ pub struct Table<M> {
     slots: Box<[Slot<M>]>,
     slot_count: u32,
     free: Vec<u32>,
-    /// Slots that are polled every turn.
+    /// Slots that are polled every round.
     hot: Vec<u32>,
+    /// Where in `hot` this round goes on.
+    round_at: usize,
+    /// Hot slots that keep at most one request under way, and those that have just become hot: looked
+    /// at between any two visits to others. Some that are no longer either, which are taken out when
+    /// they are met.
+    interactive: Vec<u32>,
+    /// Where in `interactive` the next look goes on.
+    interactive_at: usize,
     /// Slots that wait for a buffer or a worker; polled again when a worker has news, or when
     /// `retry_starved_at` has come: a worker that takes a job or drops a lease tells nobody.
     starved: Vec<u32>,
@@ -160,6 +175,8 @@ pub struct Table<M> {
     in_flight: InFlightTable,
     scratch: Box<[u8]>,
     outputs: Vec<Output>,
+    /// What all visits did, to tell how much a turn has done.
+    work: Work,
     draining: bool,
 }
 
@@ -176,12 +193,17 @@ impl<M: RegionMemory> Table<M> {
             hot: false,
             blocked: false,
             starved: false,
+            bulk: false,
+            listed: false,
         };
         Self {
             slots: (0..count).map(slot).collect(),
             slot_count,
             free: (0..slot_count).rev().collect(),
             hot: Vec::with_capacity(count),
+            round_at: 0,
+            interactive: Vec::with_capacity(count),
+            interactive_at: 0,
             starved: Vec::with_capacity(count),
             retry_starved_at: Timestamp::default(),
             untold: Vec::with_capacity(count),
@@ -189,8 +211,8 @@ impl<M: RegionMemory> Table<M> {
             // is not used is not touched.
             in_flight: InFlightTable::new(count * IN_FLIGHT_PER_CONNECTION as usize),
             scratch: vec![0; SCRATCH_SIZE].into_boxed_slice(),
-            // At most one of each kind for each slot in a turn.
-            outputs: Vec::with_capacity(3 * count + 8),
+            outputs: Vec::with_capacity(outputs_max(count)),
+            work: Work::default(),
             draining: false,
             options,
         }
@@ -273,7 +295,21 @@ impl<M: RegionMemory> Table<M> {
         !self.outputs.is_empty()
     }
 
-    /// One pass: news from workers, then every hot connection once.
+    /// True between two turns of one round: some of the hot connections are still to be visited.
+    #[must_use]
+    pub const fn is_in_round(&self) -> bool {
+        self.round_at > 0
+    }
+
+    /// News from workers, then a part of a round, in which every hot connection is visited once: up to
+    /// [`FRAMES_PER_TURN`] and [`BYTES_PER_TURN`], so that the shell hears of doorbells meanwhile.
+    ///
+    /// A visit takes no more than its budget, which is deficit round robin with frames too large for a
+    /// budget taken whole. After each visit to a connection with a backlog come the *interactive* ones,
+    /// as the new flows of fq_codel (RFC 8290 §4.2) come before the old: who has just become hot, and
+    /// who had no more than one small request when it was last visited. That is one who waits for its
+    /// answer before it goes on, so it cannot take more than a frame each time; and there are at most
+    /// [`INTERACTIVE_PER_VISIT`] of those, so a backlog is worked off whatever they do.
     pub fn turn(&mut self, now: Timestamp, clock: &dyn Clock) -> Turn {
         let mut busy = self.take_news(now);
         if self.starved_until().is_some_and(|until| now >= until) {
@@ -282,26 +318,33 @@ impl<M: RegionMemory> Table<M> {
         if !self.untold.is_empty() {
             self.tell_workers();
         }
-        let mut at = 0;
+        let before = self.work;
         // Bounded: each step either moves on or makes the list shorter.
-        while let Some(&slot) = self.hot.get(at) {
-            if at > 0 && !sound("a turn visits every polled connection") {
+        while let Some(&slot) = self.hot.get(self.round_at) {
+            if self.round_at > 0 && !sound("a turn visits every polled connection") {
                 break;
             }
-            if let Some(&ahead) = self.hot.get(at + PREFETCH_DISTANCE) {
+            if let Some(&ahead) = self.hot.get(self.round_at + PREFETCH_DISTANCE) {
                 self.slots[ahead as usize].touch();
             }
             match self.visit(slot, now, clock) {
                 Visited::Busy => busy = true,
                 Visited::Quiet => {}
                 Visited::Cooled => {
-                    self.hot.swap_remove(at);
+                    self.hot.swap_remove(self.round_at);
                     self.slots[slot as usize].hot = false;
                     continue;
                 }
             }
-            at += 1;
+            self.round_at += 1;
+            if self.slots[slot as usize].bulk {
+                self.serve_interactive(now, clock);
+            }
+            if self.work.is_much_since(before) && self.round_at < self.hot.len() {
+                return Turn::Busy;
+            }
         }
+        self.round_at = 0;
         if busy {
             // What was done may have given a buffer back.
             self.unpark_starved(now);
@@ -402,6 +445,18 @@ impl<M: RegionMemory> Table<M> {
         if !entry.hot {
             entry.warm();
             self.hot.push(slot);
+            self.list(slot);
+        }
+    }
+
+    /// Counts `slot` among the interactive from now on.
+    #[inline]
+    fn list(&mut self, slot: u32) {
+        let entry = &mut self.slots[slot as usize];
+        if !entry.listed {
+            entry.listed = true;
+            // Note: cannot grow: each slot is in the list at most once.
+            self.interactive.push(slot);
         }
     }
 
@@ -416,7 +471,7 @@ impl<M: RegionMemory> Table<M> {
         if !self.workers_have_news() {
             return false;
         }
-        let Self { options, slots, hot, .. } = self;
+        let Self { options, slots, hot, interactive, .. } = self;
         for link in &options.links {
             link.take_news(|index| {
                 let entry = &mut slots[index as usize];
@@ -424,6 +479,10 @@ impl<M: RegionMemory> Table<M> {
                 if !entry.hot {
                     entry.warm();
                     hot.push(index);
+                    if !entry.listed {
+                        entry.listed = true;
+                        interactive.push(index);
+                    }
                 }
             });
         }
@@ -441,6 +500,26 @@ impl<M: RegionMemory> Table<M> {
         }
     }
 
+    /// Serves one request each of some interactive connections that have one.
+    fn serve_interactive(&mut self, now: Timestamp, clock: &dyn Clock) {
+        for _ in 0..INTERACTIVE_PER_VISIT.min(self.interactive.len()) {
+            if self.interactive_at >= self.interactive.len() {
+                self.interactive_at = 0;
+            }
+            let Some(&slot) = self.interactive.get(self.interactive_at) else { return };
+            let entry = &mut self.slots[slot as usize];
+            if !entry.hot || entry.bulk {
+                entry.listed = false;
+                self.interactive.swap_remove(self.interactive_at);
+                continue;
+            }
+            self.interactive_at += 1;
+            if entry.has_request() {
+                self.serve(slot, 1, now, clock);
+            }
+        }
+    }
+
     fn show_leases(&self) {
         for (tier, label) in TierIndex::ALL.into_iter().zip(LeaseTier::ALL) {
             let pool = &self.options.pool;
@@ -451,10 +530,27 @@ impl<M: RegionMemory> Table<M> {
 
     /// Visits one hot slot: replies first, they are older than any request.
     fn visit(&mut self, slot: u32, now: Timestamp, clock: &dyn Clock) -> Visited {
+        match &self.slots[slot as usize].state {
+            State::Serving(_) => match self.serve(slot, FRAMES_PER_VISIT, now, clock) {
+                None => Visited::Busy,
+                Some(idle) => self.visit_quiet(slot, idle, now),
+            },
+            _ => self.visit_closing(slot),
+        }
+    }
+
+    /// Does what there is to do for a slot that is serving; gives what stood in the way when there
+    /// was nothing.
+    #[inline]
+    fn serve(
+        &mut self,
+        slot: u32,
+        frames_max: u32,
+        now: Timestamp,
+        clock: &dyn Clock,
+    ) -> Option<Visit> {
         let entry = &mut self.slots[slot as usize];
-        let State::Serving(connection) = &mut entry.state else {
-            return self.visit_closing(slot);
-        };
+        let State::Serving(connection) = &mut entry.state else { return None };
         let mut shared = Shared {
             routes: &self.options.routes,
             codecs: &self.options.codecs,
@@ -468,35 +564,46 @@ impl<M: RegionMemory> Table<M> {
         };
         let Connection { memory, ends } = connection;
         let view = memory.view();
+        let before = Work::of(&ends.statistics);
         let replies = ends.forward_replies(view, slot, &mut shared, now);
         let requests = match replies {
             Visit::End(_) => replies,
-            _ => ends.visit(view, slot, &mut shared, now),
+            _ => ends.visit(view, slot, &mut shared, now, frames_max),
         };
         if let Visit::End(ending) = requests {
             self.close(slot, ending);
             // Its goodbye waits in the outputs, and its slot for the workers.
-            return Visited::Busy;
+            return None;
         }
+        let done = Work::of(&ends.statistics).since(before);
+        self.work = self.work.plus(done);
         let busy = replies == Visit::Busy || requests == Visit::Busy;
         entry.blocked = replies == Visit::BlockedOnClient || requests == Visit::BlockedOnClient;
         if busy {
             entry.quiet_since = now;
             entry.quiet_visits = 0;
+            // Where only one could be taken, another that waits is more than one.
+            entry.bulk = done.frames > 1
+                || done.bytes > INTERACTIVE_SIZE_MAX
+                || (frames_max == 1 && !ends.requests.is_empty(view.request_ring()));
+            let interactive = !entry.bulk;
             if view.client_parked().take() {
                 self.outputs.push(Output::Ring { slot });
                 self.metrics().activity.doorbells_sent_total.increment();
             } else {
                 self.metrics().activity.doorbells_suppressed_total.increment();
             }
-            return Visited::Busy;
+            if interactive {
+                self.list(slot);
+            }
+            return None;
         }
         if entry.blocked && view.client_parked().take() {
             // There may be new padding in its ring, which only a client that looks can free.
             self.outputs.push(Output::Ring { slot });
             self.metrics().activity.doorbells_sent_total.increment();
         }
-        self.visit_quiet(slot, requests, now)
+        Some(requests)
     }
 
     /// Nothing was done for `slot`: decides whether it stays hot.
@@ -654,15 +761,70 @@ impl<M: RegionMemory> Slot<M> {
         }
     }
 
+    /// True when a request waits to be taken.
+    #[inline]
+    fn has_request(&self) -> bool {
+        match &self.state {
+            State::Serving(connection) => {
+                !connection.ends.requests.is_empty(connection.memory.view().request_ring())
+            }
+            _ => false,
+        }
+    }
+
     /// Marks the slot as polled, and tells its client that nobody need ring.
     fn warm(&mut self) {
         self.hot = true;
         self.quiet_visits = 0;
+        self.bulk = false;
         if let State::Serving(connection) = &self.state {
             connection.memory.view().daemon_parked().disarm();
             connection.memory.view().daemon_blocked().disarm();
         }
     }
+}
+
+/// Requests that were taken up, and bytes of their payloads; modulo 2⁶⁴.
+#[derive(Clone, Copy, Default)]
+struct Work {
+    frames: u64,
+    bytes: u64,
+}
+
+impl Work {
+    #[inline]
+    fn of(statistics: &ConnectionStatistics) -> Self {
+        Self { frames: statistics.requests, bytes: statistics.request_bytes }
+    }
+
+    #[inline]
+    fn since(self, before: Self) -> Self {
+        Self {
+            frames: self.frames.wrapping_sub(before.frames),
+            bytes: self.bytes.wrapping_sub(before.bytes),
+        }
+    }
+
+    #[inline]
+    fn plus(self, more: Self) -> Self {
+        Self {
+            frames: self.frames.wrapping_add(more.frames),
+            bytes: self.bytes.wrapping_add(more.bytes),
+        }
+    }
+
+    /// True when a turn that began `before` has done its share.
+    #[inline]
+    fn is_much_since(self, before: Self) -> bool {
+        let done = self.since(before);
+        done.frames >= FRAMES_PER_TURN as u64 || done.bytes >= BYTES_PER_TURN
+    }
+}
+
+/// Outputs that one turn can make: one of each kind for each of `slot_count` slots that it visits, and a
+/// ring for each interactive one that is served in between.
+pub(crate) const fn outputs_max(slot_count: usize) -> usize {
+    3 * slot_count + FRAMES_PER_TURN * INTERACTIVE_PER_VISIT + 8
 }
 
 /// What a visit means for the hot list.

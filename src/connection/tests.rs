@@ -237,6 +237,48 @@ impl Shard {
 }
 
 #[test]
+fn who_waits_for_one_answer_comes_before_those_with_a_backlog() {
+    const BULK: usize = 20;
+    let mut shard = Shard::new(BULK + 2);
+    let mut bulk: Vec<Client> = (0..BULK).map(|_| shard.connect()).collect();
+    let mut quiet = shard.connect();
+    for client in &mut bulk {
+        (0..40).for_each(|id| client.send(MessageType::ECHO, id, b"much").unwrap());
+    }
+    // Whatever its place in the round, each answer comes within a turn, while others have a backlog.
+    for id in 0..10 {
+        quiet.send(MessageType::ECHO, id, b"one").unwrap();
+        shard.table.turn(shard.clock.now(), &shard.clock);
+        assert!(shard.table.is_in_round());
+        assert_eq!(quiet.receive(), Some((id, Status::Ok, true, b"one".to_vec())));
+    }
+    // So does the first answer of one that has just come.
+    let mut fresh = shard.connect();
+    fresh.send(MessageType::ECHO, 1, b"first").unwrap();
+    shard.table.turn(shard.clock.now(), &shard.clock);
+    assert!(fresh.receive().is_some());
+}
+
+#[test]
+fn many_who_wait_for_one_answer_do_not_keep_a_backlog_from_being_worked_off() {
+    let mut shard = Shard::new(40);
+    let mut bulk = shard.connect();
+    let mut others: Vec<Client> = (0..39).map(|_| shard.connect()).collect();
+    (0..60).for_each(|id| bulk.send(MessageType::ECHO, id, b"much").unwrap());
+    let mut answers = 0;
+    // Bounded: two rounds take it, and a round has no more turns than connections.
+    for id in 0..80 {
+        for client in &mut others {
+            let _ = client.send(MessageType::ECHO, id, b"one");
+            while client.receive().is_some() {}
+        }
+        shard.table.turn(shard.clock.now(), &shard.clock);
+        answers += std::iter::from_fn(|| bulk.receive()).count();
+    }
+    assert_eq!(answers, 60);
+}
+
+#[test]
 fn each_kind_of_failure_has_its_answer_and_the_connection_goes_on() {
     let mut shard = Shard::new(2);
     let mut client = shard.connect();

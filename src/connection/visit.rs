@@ -89,7 +89,8 @@ impl From<Fault> for Ending {
 }
 
 impl Ends {
-    /// Takes frames up to the budget. `slot` is the connection's place in the table.
+    /// Takes frames, up to `frames_max` and [`BYTES_PER_VISIT`]. `slot` is the connection's place in the
+    /// table.
     ///
     /// The answer to the first is seen at once. Where there are more, the client keeps many under way
     /// and their answers are shown several at a time.
@@ -100,8 +101,9 @@ impl Ends {
         slot: u32,
         shared: &mut Shared<'_>,
         now: Timestamp,
+        frames_max: u32,
     ) -> Visit {
-        let visit = self.take_frames(view, slot, shared, now);
+        let visit = self.take_frames(view, slot, shared, now, frames_max);
         self.responses.reveal(view.response_ring());
         visit
     }
@@ -113,10 +115,11 @@ impl Ends {
         slot: u32,
         shared: &mut Shared<'_>,
         now: Timestamp,
+        frames_max: u32,
     ) -> Visit {
         let ring = view.request_ring();
         let (mut bytes, mut bytes_shown) = (0, 0);
-        let budget = if sound("a visit has a budget") { FRAMES_PER_VISIT } else { u32::MAX };
+        let budget = if sound("a visit has a budget") { frames_max } else { u32::MAX };
         for taken in 0..budget {
             let header = match self.requests.look(ring) {
                 Look::Frame(header) => header,

@@ -17,7 +17,7 @@ use zerocopy::IntoBytes;
 use self::ringer::Ringer;
 use self::uring::{Event, Purpose, SlotKey, Uring};
 use crate::connection::{
-    Clock, Ending, NewConnection, Output, Table, TableOptions, Timestamp, Turn,
+    Clock, Ending, NewConnection, Output, Table, TableOptions, Timestamp, Turn, outputs_max,
 };
 use crate::region::Region;
 use crate::sync::{AtomicBool, AtomicU32, Ordering, sound};
@@ -136,7 +136,7 @@ impl DataShard {
             clock: MonotonicClock(Instant::now()),
             shutdown_timeout,
             drain_until: None,
-            outputs: Vec::with_capacity(4 * slot_count + 8),
+            outputs: Vec::with_capacity(outputs_max(slot_count) + slot_count),
             idle_due: None,
         })
     }

@@ -213,8 +213,14 @@ impl Shell {
         // Somebody may have rung since, between two looks of the shard.
         self.take_signals();
         let promised = self.promised();
-        let turn = self.table.turn(Timestamp(now), &*self.stage);
+        let mut turn = self.table.turn(Timestamp(now), &*self.stage);
         self.carry_out(now);
+        // Bounded: a turn that does not end its round has taken many frames.
+        while self.table.is_in_round() {
+            let next = self.table.turn(Timestamp(now), &*self.stage);
+            self.carry_out(now);
+            turn = if next == Turn::Polling { Turn::Busy } else { next };
+        }
         self.check_progress(now, &promised);
         self.is_polling = turn == Turn::Polling;
         if turn != Turn::Parked {

@@ -1,11 +1,15 @@
-//! What the shell holds against the table: who may be closed, and what a turn must do.
+//! What the shell holds against the table: who may be closed, and what a round must do.
 
-use annulus::limits::{BYTES_PER_VISIT, FRAMES_PER_VISIT};
+use annulus::limits::{BYTES_PER_VISIT, FRAMES_PER_VISIT, INTERACTIVE_SIZE_MAX};
+
 use annulus::wire::{Goodbye, Status};
 
 use super::Shell;
 
-/// A connection that the coming turn must serve.
+/// More bytes than any payload of a run has: a frame that is larger than a visit's budget is taken whole.
+const PAYLOAD_MAX: u64 = 64 * 1024;
+
+/// A connection that the coming round must serve.
 pub(super) struct Promise {
     slot: usize,
     client: usize,
@@ -54,8 +58,8 @@ impl Shell {
         }
     }
 
-    /// The connections that the coming turn must serve, those that are polled, have a
-    /// request, and wait for nothing. The bound is one turn, whatever others have.
+    /// The connections that the coming round must serve, those that are polled, have a
+    /// request, and wait for nothing. The bound is one round, whatever others have.
     pub(super) fn promised(&self) -> Vec<Promise> {
         let mut actors = self.actors.borrow_mut();
         let mut promised = Vec::new();
@@ -70,24 +74,30 @@ impl Shell {
         promised
     }
 
-    /// What the turn did was within its bounds, and enough.
+    /// What the round did was within its bounds, and enough.
     pub(super) fn check_progress(&mut self, now: u64, promised: &[Promise]) {
         for &Promise { slot, client: index, head } in promised {
             let seat = &self.seats[slot];
             let served = self.actors.borrow().clients[index].request_head() > head;
             assert!(
                 served || seat.closing || seat.client != Some(index),
-                "client {index} in slot {slot} was polled and not served within one turn: {}",
+                "client {index} in slot {slot} was polled and not served within one round: {}",
                 self.actors.borrow().clients[index].describe()
             );
         }
+        let others = self.seats.len() as u64;
         for (slot, occupant) in (0_u32..).zip(&mut self.occupants) {
             let Some(occupant) = occupant else { continue };
             let Some(statistics) = self.table.statistics(slot) else { continue };
             let requests = statistics.requests - occupant.seen.requests;
             let bytes = statistics.request_bytes - occupant.seen.request_bytes;
-            assert!(requests <= u64::from(FRAMES_PER_VISIT), "{requests} frames in one visit");
-            assert!(bytes <= 2 * BYTES_PER_VISIT, "{bytes} bytes in one visit");
+            // One in its own visit's budget, one request more after each visit to somebody else.
+            assert!(
+                requests <= u64::from(FRAMES_PER_VISIT) + others,
+                "{requests} frames in one round"
+            );
+            let bytes_max = BYTES_PER_VISIT + 2 * PAYLOAD_MAX + others * INTERACTIVE_SIZE_MAX;
+            assert!(bytes <= bytes_max, "{bytes} bytes in one round");
             if statistics != occupant.seen {
                 occupant.seen = statistics;
                 occupant.active_at = now;
