@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use super::in_flight::InFlightTable;
 use super::visit::{Shared, Visit};
-use super::{Clock, Connection, ConnectionStatistics, Ending, Routes, Timestamp};
+use super::{Clock, Company, Connection, ConnectionStatistics, Ending, Routes, Timestamp};
 use crate::limits::{IN_FLIGHT_PER_CONNECTION, MODELLED, REPLY_INLINE_SIZE_MAX};
 use crate::link::{Forwarded, Job, JobKind, ShardEnd};
 use crate::metrics::{LeaseTier, Metrics, ShardMetrics};
 use crate::pool::{BufferPool, TierIndex};
 use crate::protocol::Codec;
-use crate::region::{RegionLayout, RegionMemory};
+use crate::region::{RegionLayout, RegionMemory, Whereabouts};
 use crate::sync::sound;
 use crate::wire::{Features, Goodbye, Status};
 
@@ -140,6 +140,8 @@ struct Slot<M> {
     blocked: bool,
     /// Is in [`Table::starved`].
     starved: bool,
+    /// What its client was told about [`Table::beside`].
+    told: Option<u32>,
 }
 
 /// All connections of one data shard.
@@ -161,6 +163,10 @@ pub struct Table<M> {
     scratch: Box<[u8]>,
     outputs: Vec<Output>,
     draining: bool,
+    /// The core that the shard shares with its client on purpose.
+    beside: Option<u32>,
+    /// The clients that went quiet since the shard last asked.
+    company: Company,
 }
 
 impl<M: RegionMemory> Table<M> {
@@ -176,6 +182,7 @@ impl<M: RegionMemory> Table<M> {
             hot: false,
             blocked: false,
             starved: false,
+            told: None,
         };
         Self {
             slots: (0..count).map(slot).collect(),
@@ -192,6 +199,8 @@ impl<M: RegionMemory> Table<M> {
             // At most one of each kind for each slot in a turn.
             outputs: Vec::with_capacity(3 * count + 8),
             draining: false,
+            beside: None,
+            company: Company::Nobody,
             options,
         }
     }
@@ -207,8 +216,9 @@ impl<M: RegionMemory> Table<M> {
         now: Timestamp,
     ) -> Result<Adopted, NewConnection<M>> {
         let Some(slot) = self.free.pop() else { return Err(new) };
-        self.slots[slot as usize].state =
-            State::Serving(Connection::new(new, self.options.message_size_max, now));
+        let entry = &mut self.slots[slot as usize];
+        entry.state = State::Serving(Connection::new(new, self.options.message_size_max, now));
+        entry.told = None;
         self.metrics().connection_opened();
         self.unpark(slot, now);
         Ok(Adopted { slot })
@@ -318,6 +328,27 @@ impl<M: RegionMemory> Table<M> {
         }
     }
 
+    /// The shard sits on the core of its client from now on, or no longer. There a connection is not
+    /// polled once it is quiet: that would keep its client from running.
+    pub fn sit_beside(&mut self, core: Option<u32>) {
+        self.beside = core;
+        // Bounded: the hot ones; who is parked is told when it is hot again.
+        for &slot in &self.hot {
+            self.slots[slot as usize].tell(core);
+        }
+    }
+
+    /// Who was served since the last call, of those that have become quiet.
+    pub fn take_company(&mut self) -> Company {
+        std::mem::take(&mut self.company)
+    }
+
+    /// Connections that are polled.
+    #[must_use]
+    pub fn hot_count(&self) -> usize {
+        self.hot.len()
+    }
+
     /// True when a turn would find something to do: looked at once more after the shard has announced
     /// that it parks.
     #[must_use]
@@ -400,7 +431,7 @@ impl<M: RegionMemory> Table<M> {
         }
         entry.quiet_since = now;
         if !entry.hot {
-            entry.warm();
+            entry.warm(self.beside);
             self.hot.push(slot);
         }
     }
@@ -416,13 +447,13 @@ impl<M: RegionMemory> Table<M> {
         if !self.workers_have_news() {
             return false;
         }
-        let Self { options, slots, hot, .. } = self;
+        let Self { options, slots, hot, beside, .. } = self;
         for link in &options.links {
             link.take_news(|index| {
                 let entry = &mut slots[index as usize];
                 entry.quiet_since = now;
                 if !entry.hot {
-                    entry.warm();
+                    entry.warm(*beside);
                     hot.push(index);
                 }
             });
@@ -509,9 +540,9 @@ impl<M: RegionMemory> Table<M> {
             return Visited::Busy;
         }
         entry.quiet_visits += 1;
-        if entry.quiet_visits < QUIET_VISITS_MIN
-            || now.since(entry.quiet_since) < self.options.spin_ns
-        {
+        let polls = entry.quiet_visits < QUIET_VISITS_MIN
+            || now.since(entry.quiet_since) < self.options.spin_ns;
+        if polls && self.beside.is_none() {
             return Visited::Quiet;
         }
         if requests == Visit::BlockedOnWorker {
@@ -547,6 +578,7 @@ impl<M: RegionMemory> Table<M> {
             entry.quiet_since = now;
             return Visited::Quiet;
         }
+        self.company.join(slot, view.client_core().load());
         if entry.blocked {
             self.metrics().activity.backpressure_total.increment();
         }
@@ -654,10 +686,23 @@ impl<M: RegionMemory> Slot<M> {
         }
     }
 
+    /// Tells the client on which core the shard sits beside it, unless it knows.
+    fn tell(&mut self, core: Option<u32>) {
+        if self.told == core {
+            return;
+        }
+        if let State::Serving(connection) = &self.state {
+            let place = core.map(|core| Whereabouts { core, polls: false });
+            connection.memory.view().daemon_core().store(place);
+            self.told = core;
+        }
+    }
+
     /// Marks the slot as polled, and tells its client that nobody need ring.
-    fn warm(&mut self) {
+    fn warm(&mut self, beside: Option<u32>) {
         self.hot = true;
         self.quiet_visits = 0;
+        self.tell(beside);
         if let State::Serving(connection) = &self.state {
             connection.memory.view().daemon_parked().disarm();
             connection.memory.view().daemon_blocked().disarm();
