@@ -30,6 +30,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, SystemTime};
 
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
+use rustix::thread::{CpuSet, sched_getaffinity};
 
 use crate::config::{Config, Sources};
 use crate::connection::{Handler, Request, Responder, Route, Routes, TableOptions};
@@ -215,6 +216,11 @@ impl IpcServerBuilder {
             }
         }
         let routes = Arc::new(routes);
+        let followed = if config.shards.follow_client {
+            sched_getaffinity(None).map_err(IpcError::io("find", "the cores of this process"))?
+        } else {
+            CpuSet::new()
+        };
         for (index, (plan, links)) in shards.iter().zip(ends).enumerate() {
             let options = TableOptions {
                 slot_count,
@@ -233,7 +239,7 @@ impl IpcServerBuilder {
             };
             let drain = Duration::from_secs(config.ipc.shutdown_timeout_secs);
             running
-                .start_shard(index, plan, options, drain)
+                .start_shard(index, plan, options, drain, followed)
                 .map_err(IpcError::io("start", format!("data shard {index}")))?;
         }
         let control = Control::new(ControlOptions {
@@ -419,6 +425,7 @@ impl RunningServer {
         plan: &ShardPlan,
         options: TableOptions,
         shutdown_timeout: Duration,
+        followed: CpuSet,
     ) -> io::Result<()> {
         let placement = match plan.core {
             Some(core) => Placement::Fixed(core as usize),
@@ -431,7 +438,7 @@ impl RunningServer {
             .io_memory(SHARD_IO_MEMORY)
             .ring_depth(SHARD_RING_DEPTH)
             .spawn(move || async move {
-                match DataShard::new(options, shared, shutdown_timeout) {
+                match DataShard::new(options, shared, shutdown_timeout, followed) {
                     Ok(mut shard) => {
                         let _ = report.send(Ok(()));
                         shard.run();

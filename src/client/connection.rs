@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::handshake;
 use super::link::{Link, Lost, Receiver, Sender};
-use super::options::{ConnectOptions, RequestOptions, WaitPolicy};
+use super::options::{ConnectOptions, RequestOptions};
 use super::wait::{Pace, SpacePace, Step, deadline_ms, soon};
 use crate::error::IpcError;
 use crate::limits::BUSY_RETRY_AFTER_MS;
@@ -34,7 +34,6 @@ pub struct Connection {
     link: Link,
     sender: Sender,
     receiver: Receiver,
-    wait: WaitPolicy,
     next_id: u64,
     /// Requests whose last frame has not come.
     in_flight: u32,
@@ -78,7 +77,6 @@ impl Connection {
             link,
             sender,
             receiver,
-            wait: options.wait,
             next_id: 1,
             in_flight: 0,
             abandoned: Vec::with_capacity(ABANDONED_COUNT),
@@ -229,7 +227,7 @@ impl Connection {
     pub fn wait(&mut self, deadline: Option<Instant>) -> Result<bool, IpcError> {
         self.check_open()?;
         self.notify_held();
-        let mut pace = Pace::new(self.wait, deadline);
+        let mut pace = Pace::new(self.link.wait_policy(), deadline);
         loop {
             match self.poll()? {
                 Some(header) if self.is_abandoned(header.request_id) => self.swallow(header),
@@ -385,7 +383,7 @@ impl Connection {
             let detail = "a call while pipelined requests are unanswered".into();
             return Err(IpcError::InvalidRequest { detail });
         }
-        let mut pace = Pace::new(self.wait, deadline);
+        let mut pace = Pace::new(self.link.wait_policy(), deadline);
         while self.in_flight >= self.link.agreed().in_flight_max {
             if !self.pause(&mut pace, deadline)? {
                 return Err(IpcError::Timeout);
@@ -418,7 +416,7 @@ impl Connection {
             *answer = Vec::new();
         }
         let mut filled = 0;
-        let mut pace = Pace::new(self.wait, deadline);
+        let mut pace = Pace::new(self.link.wait_policy(), deadline);
         loop {
             let header = match self.receiver.look(&self.link) {
                 Look::Frame(header) => header,
@@ -522,7 +520,7 @@ impl Connection {
         }
         self.link.relieve();
         let flag = self.link.view().client_parked();
-        flag.arm();
+        self.link.arm();
         if !self.receiver.is_empty(&self.link) {
             flag.disarm();
             return Ok(());

@@ -144,6 +144,8 @@ impl Shared {
         if !leads {
             return Turn::Idle;
         }
+        // Not where polling would keep the daemon from answering.
+        let polls = tasks > 0 && !self.link.wait_policy().spin.is_zero();
         let mut receiver = lock(&self.receiver);
         loop {
             if self.pump(&mut receiver) > 0 {
@@ -152,7 +154,7 @@ impl Shared {
                 return Turn::Again;
             }
             match pace.step() {
-                _ if tasks == 0 => break,
+                _ if !polls => break,
                 Step::Poll => {}
                 Step::LookAtSocket => self.look_at_socket(&mut receiver),
                 Step::Park | Step::Expired => break,
@@ -164,7 +166,7 @@ impl Shared {
             return Turn::Idle;
         }
         let flag = self.link.view().client_parked();
-        flag.arm();
+        self.link.arm();
         if receiver.is_empty(&self.link) {
             return Turn::Armed;
         }

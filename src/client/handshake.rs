@@ -60,7 +60,7 @@ pub(super) fn open(options: &ConnectOptions) -> Result<Link, IpcError> {
         .map_err(IpcError::io("wait for the daemon's welcome on", object()))?;
     let agreed = judge(&welcome, features)?;
     tracing::debug!(connection_id = agreed.connection_id, "connected");
-    Ok(Link::new(region, request_doorbell, response_doorbell, socket, agreed))
+    Ok(Link::new(region, request_doorbell, response_doorbell, socket, agreed, options.wait))
 }
 
 /// How much time is left for connecting.

@@ -131,7 +131,7 @@ impl Shared {
 
     /// Pumps for everybody until `slot` is `ready`; false when the deadline falls first.
     fn lead_until(&self, slot: &Slot, deadline: Option<Instant>, ready: Ready) -> bool {
-        let mut pace = Pace::new(self.wait, deadline);
+        let mut pace = Pace::new(self.link.wait_policy(), deadline);
         loop {
             let mut receiver = lock(&self.receiver);
             loop {
@@ -159,7 +159,7 @@ impl Shared {
             let until = if self.cancels_wait() { soon(deadline) } else { deadline };
             self.link.relieve();
             let flag = self.link.view().client_parked();
-            flag.arm();
+            self.link.arm();
             if !receiver.is_empty(&self.link) || slot.is(ready) {
                 flag.disarm();
                 continue;

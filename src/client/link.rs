@@ -13,9 +13,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::Shutdown;
 
+use super::options::WaitPolicy;
 use crate::error::IpcError;
 use crate::limits::{BYTES_HELD_MAX, FRAME_ALIGNMENT, FRAME_HEADER_SIZE, FRAMES_HELD_MAX};
-use crate::region::{Doorbell, Region, RegionView};
+use crate::region::{Doorbell, Region, RegionView, Whereabouts};
 use crate::ring::{Consumer, Look, Producer, PublishError};
 use crate::wire::{
     Fault, FrameHeader, Goodbye, HeaderWords, MessageType, Position, WELCOME_SIZE, span,
@@ -78,6 +79,7 @@ pub(super) struct Link {
     response_doorbell: Doorbell,
     socket: OwnedFd,
     agreed: Agreed,
+    wait: WaitPolicy,
 }
 
 impl Link {
@@ -87,8 +89,9 @@ impl Link {
         response_doorbell: Doorbell,
         socket: OwnedFd,
         agreed: Agreed,
+        wait: WaitPolicy,
     ) -> Self {
-        Self { region, request_doorbell, response_doorbell, socket, agreed }
+        Self { region, request_doorbell, response_doorbell, socket, agreed, wait }
     }
 
     /// The two ends of this link's rings. Made once per link.
@@ -136,8 +139,49 @@ impl Link {
     #[inline]
     pub(super) fn notify(&self) {
         if self.view().daemon_parked().take() {
-            self.request_doorbell.ring();
+            self.wake();
         }
+    }
+
+    /// Rings the daemon, and says where it is likely to be rung for next time.
+    #[cold]
+    fn wake(&self) {
+        // Who is parked already has said where.
+        if !self.view().client_parked().is_armed() {
+            self.say_where();
+        }
+        self.request_doorbell.ring();
+    }
+
+    /// Sets the client's parked flag, and says where it parks. The caller looks once more, then parks.
+    pub(super) fn arm(&self) {
+        self.say_where();
+        self.view().client_parked().arm();
+    }
+
+    /// Says on which core this thread is, if this client parks: a daemon that is parked there answers
+    /// soonest. One that polls for ever would keep it from running.
+    fn say_where(&self) {
+        if self.wait.park {
+            let polls = !self.wait.spin.is_zero();
+            let place = this_core().map(|core| Whereabouts { core, polls });
+            self.view().client_core().store(place);
+        }
+    }
+
+    /// How to wait for what the daemon was just asked: with a daemon on this very core, polling would
+    /// keep it from answering.
+    #[inline]
+    pub(super) fn wait_policy(&self) -> WaitPolicy {
+        match self.view().daemon_core().load() {
+            Some(place) if self.wait.park => self.wait_policy_beside(place),
+            _ => self.wait,
+        }
+    }
+
+    #[cold]
+    fn wait_policy_beside(&self, daemon: Whereabouts) -> WaitPolicy {
+        if this_core() == Some(daemon.core) { WaitPolicy::PARK } else { self.wait }
     }
 
     /// Rings the daemon if it is parked for want of space in the response ring. For whoever has
@@ -170,7 +214,8 @@ impl Link {
             watched(doorbell),
             watched(other.unwrap_or(doorbell)),
         ];
-        !wait_for(&mut fds, deadline) || !fds[0].revents().is_empty()
+        let count = if other.is_some() { 3 } else { 2 };
+        !wait_for(&mut fds[..count], deadline) || !fds[0].revents().is_empty()
     }
 
     /// Hangs up: the daemon sees it at once, whoever else still holds this link.
@@ -178,6 +223,11 @@ impl Link {
         // Nothing to do about a failure: the socket is gone then, which is the aim.
         let _ = rustix::net::shutdown(&self.socket, Shutdown::Both);
     }
+}
+
+/// The core on which this thread runs at the moment; from the vDSO, without a system call.
+fn this_core() -> Option<u32> {
+    u32::try_from(rustix::thread::sched_getcpu()).ok()
 }
 
 /// poll(2) until the deadline; a signal ends it early. False when the system refused: it has no memory

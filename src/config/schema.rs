@@ -134,6 +134,10 @@ section! {
 
         /// How long a connection that has become quiet is still polled before it is parked.
         spin_us: u32 = 50, Rule::Range(0, 10_000, "microseconds");
+
+        /// Whether a shard with nothing to do waits on the core of the one client that it serves,
+        /// which wakes it there several times faster. Its own cores are for work.
+        follow_client: bool = true, Rule::Switch;
     }
 }
 

@@ -7,6 +7,7 @@
 //! The invariant to remember: every loop here has a budget, and nothing allocates after
 //! [`Table::new`].
 
+mod company;
 mod handler;
 mod in_flight;
 mod routes;
@@ -14,6 +15,7 @@ mod table;
 mod time;
 mod visit;
 
+pub use company::Company;
 pub use handler::{Handler, Request, Responder};
 pub use routes::{Route, Routes};
 pub(crate) use table::outputs_max;

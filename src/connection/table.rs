@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::in_flight::InFlightTable;
 use super::visit::{Shared, Visit};
-use super::{Clock, Connection, ConnectionStatistics, Ending, Routes, Timestamp};
+use super::{Clock, Company, Connection, ConnectionStatistics, Ending, Routes, Timestamp};
 use crate::limits::{
     BYTES_PER_TURN, FRAMES_PER_TURN, FRAMES_PER_VISIT, IN_FLIGHT_PER_CONNECTION,
     INTERACTIVE_PER_VISIT, INTERACTIVE_SIZE_MAX, MODELLED, REPLY_INLINE_SIZE_MAX,
@@ -14,7 +14,7 @@ use crate::link::{Forwarded, Job, JobKind, ShardEnd};
 use crate::metrics::{LeaseTier, Metrics, ShardMetrics};
 use crate::pool::{BufferPool, TierIndex};
 use crate::protocol::Codec;
-use crate::region::{RegionLayout, RegionMemory};
+use crate::region::{RegionLayout, RegionMemory, Whereabouts};
 use crate::sync::sound;
 use crate::wire::{Features, Goodbye, Status};
 
@@ -147,6 +147,8 @@ struct Slot<M> {
     bulk: bool,
     /// Is in [`Table::interactive`].
     listed: bool,
+    /// What its client was told about [`Table::beside`].
+    told: Option<u32>,
 }
 
 /// All connections of one data shard.
@@ -178,6 +180,10 @@ pub struct Table<M> {
     /// What all visits did, to tell how much a turn has done.
     work: Work,
     draining: bool,
+    /// The core that the shard shares with its client on purpose.
+    beside: Option<u32>,
+    /// The clients that went quiet since the shard last asked.
+    company: Company,
 }
 
 impl<M: RegionMemory> Table<M> {
@@ -195,6 +201,7 @@ impl<M: RegionMemory> Table<M> {
             starved: false,
             bulk: false,
             listed: false,
+            told: None,
         };
         Self {
             slots: (0..count).map(slot).collect(),
@@ -214,6 +221,8 @@ impl<M: RegionMemory> Table<M> {
             outputs: Vec::with_capacity(outputs_max(count)),
             work: Work::default(),
             draining: false,
+            beside: None,
+            company: Company::Nobody,
             options,
         }
     }
@@ -229,8 +238,9 @@ impl<M: RegionMemory> Table<M> {
         now: Timestamp,
     ) -> Result<Adopted, NewConnection<M>> {
         let Some(slot) = self.free.pop() else { return Err(new) };
-        self.slots[slot as usize].state =
-            State::Serving(Connection::new(new, self.options.message_size_max, now));
+        let entry = &mut self.slots[slot as usize];
+        entry.state = State::Serving(Connection::new(new, self.options.message_size_max, now));
+        entry.told = None;
         self.metrics().connection_opened();
         self.unpark(slot, now);
         Ok(Adopted { slot })
@@ -361,6 +371,27 @@ impl<M: RegionMemory> Table<M> {
         }
     }
 
+    /// The shard sits on the core of its client from now on, or no longer. There a connection is not
+    /// polled once it is quiet: that would keep its client from running.
+    pub fn sit_beside(&mut self, core: Option<u32>) {
+        self.beside = core;
+        // Bounded: the hot ones; who is parked is told when it is hot again.
+        for &slot in &self.hot {
+            self.slots[slot as usize].tell(core);
+        }
+    }
+
+    /// Who was served since the last call, of those that have become quiet.
+    pub fn take_company(&mut self) -> Company {
+        std::mem::take(&mut self.company)
+    }
+
+    /// Connections that are polled.
+    #[must_use]
+    pub fn hot_count(&self) -> usize {
+        self.hot.len()
+    }
+
     /// True when a turn would find something to do: looked at once more after the shard has announced
     /// that it parks.
     #[must_use]
@@ -443,7 +474,7 @@ impl<M: RegionMemory> Table<M> {
         }
         entry.quiet_since = now;
         if !entry.hot {
-            entry.warm();
+            entry.warm(self.beside);
             self.hot.push(slot);
             self.list(slot);
         }
@@ -471,13 +502,13 @@ impl<M: RegionMemory> Table<M> {
         if !self.workers_have_news() {
             return false;
         }
-        let Self { options, slots, hot, interactive, .. } = self;
+        let Self { options, slots, hot, interactive, beside, .. } = self;
         for link in &options.links {
             link.take_news(|index| {
                 let entry = &mut slots[index as usize];
                 entry.quiet_since = now;
                 if !entry.hot {
-                    entry.warm();
+                    entry.warm(*beside);
                     hot.push(index);
                     if !entry.listed {
                         entry.listed = true;
@@ -616,9 +647,9 @@ impl<M: RegionMemory> Table<M> {
             return Visited::Busy;
         }
         entry.quiet_visits += 1;
-        if entry.quiet_visits < QUIET_VISITS_MIN
-            || now.since(entry.quiet_since) < self.options.spin_ns
-        {
+        let polls = entry.quiet_visits < QUIET_VISITS_MIN
+            || now.since(entry.quiet_since) < self.options.spin_ns;
+        if polls && self.beside.is_none() {
             return Visited::Quiet;
         }
         if requests == Visit::BlockedOnWorker {
@@ -654,6 +685,7 @@ impl<M: RegionMemory> Table<M> {
             entry.quiet_since = now;
             return Visited::Quiet;
         }
+        self.company.join(slot, view.client_core().load());
         if entry.blocked {
             self.metrics().activity.backpressure_total.increment();
         }
@@ -772,11 +804,24 @@ impl<M: RegionMemory> Slot<M> {
         }
     }
 
+    /// Tells the client on which core the shard sits beside it, unless it knows.
+    fn tell(&mut self, core: Option<u32>) {
+        if self.told == core {
+            return;
+        }
+        if let State::Serving(connection) = &self.state {
+            let place = core.map(|core| Whereabouts { core, polls: false });
+            connection.memory.view().daemon_core().store(place);
+            self.told = core;
+        }
+    }
+
     /// Marks the slot as polled, and tells its client that nobody need ring.
-    fn warm(&mut self) {
+    fn warm(&mut self, beside: Option<u32>) {
         self.hot = true;
         self.quiet_visits = 0;
         self.bulk = false;
+        self.tell(beside);
         if let State::Serving(connection) = &self.state {
             connection.memory.view().daemon_parked().disarm();
             connection.memory.view().daemon_blocked().disarm();

@@ -12,7 +12,7 @@ use crate::link::{JobKind, WorkerEnd, link};
 use crate::metrics::{BuildInfo, LeaseTier, Metrics, MetricsOptions};
 use crate::pool::{BufferPool, Lease, PoolSizes, TierIndex};
 use crate::protocol::{Codec, JsonCodec};
-use crate::region::RegionView;
+use crate::region::{RegionView, Whereabouts};
 use crate::ring::PublishError;
 use crate::sync::AtomicU64;
 use crate::wake::{ShardWaker, WorkerWaker};
@@ -750,4 +750,49 @@ fn a_client_that_dies_without_reading_leaves_no_slot_and_no_buffer_behind() {
     for tier in TierIndex::ALL {
         assert_eq!(pool.free_count(tier), pool.count(tier));
     }
+}
+
+#[test]
+fn beside_its_client_a_shard_polls_nobody_and_says_so() {
+    let mut shard = Shard::new(2);
+    let mut client = shard.connect();
+    let said = |client: &Client| client.region.view().daemon_core().load().map(|place| place.core);
+    client.send(MessageType::ECHO, 1, b"hot").unwrap();
+    assert_eq!(shard.settle(), Turn::Polling);
+    assert_eq!(shard.table.hot_count(), 1);
+
+    shard.table.sit_beside(Some(3));
+    assert_eq!(said(&client), Some(3));
+    assert_eq!(shard.settle(), Turn::Parked);
+    // Parked, answered and parked again at one moment of time: no spin budget passes.
+    assert!(client.region.view().daemon_parked().take());
+    client.send(MessageType::ECHO, 2, b"cold").unwrap();
+    shard.table.doorbell(client.slot, shard.clock.now());
+    assert_eq!(shard.settle(), Turn::Parked);
+    assert_eq!(client.receive().unwrap().0, 1);
+    assert_eq!(client.receive().unwrap().0, 2);
+
+    // Who was parked when the shard went home hears of it when it is polled again.
+    shard.table.sit_beside(None);
+    assert_eq!(said(&client), Some(3));
+    shard.table.doorbell(client.slot, shard.clock.now());
+    assert_eq!(shard.settle(), Turn::Polling);
+    assert_eq!(said(&client), None);
+}
+
+#[test]
+fn a_client_that_went_quiet_is_company_once_with_what_it_says() {
+    let mut shard = Shard::new(2);
+    let (client, other) = (shard.connect(), shard.connect());
+    let place = Whereabouts { core: 5, polls: true };
+    client.region.view().client_core().store(Some(place));
+    assert_eq!(shard.table.take_company(), Company::Nobody);
+    assert_eq!(shard.cool(), Turn::Parked);
+    assert_eq!(shard.table.take_company(), Company::Unknown);
+
+    shard.table.doorbell(client.slot, shard.clock.now());
+    assert_eq!(shard.cool(), Turn::Parked);
+    assert_eq!(shard.table.take_company(), Company::Together { slot: client.slot, place });
+    assert_eq!(shard.table.take_company(), Company::Nobody);
+    drop(other);
 }

@@ -16,6 +16,7 @@
 //! So one mapping without a branch in it holds two rings of any size, and a quiet connection lives
 //! on one page. The invariant to remember: each line of the shared header has one writer.
 
+use super::CoreWord;
 use crate::limits::{
     FRAME_ALIGNMENT, HOME_SIZE, LINE_SIZE, PAGE_SIZE, REGION_HEADER_SIZE, WORD_SIZE,
 };
@@ -153,6 +154,21 @@ impl<'m> RegionView<'m> {
         ParkFlag::new(self.line(Line::DaemonBlocked))
     }
 
+    /// Where the client parks: said when it parks, and when it rings for the daemon.
+    #[inline]
+    #[must_use]
+    pub fn client_core(&self) -> CoreWord<'m> {
+        CoreWord::new(self.hint(Line::ClientParked))
+    }
+
+    /// The core that the daemon shares with the client on purpose: a client that runs there and
+    /// polls keeps the daemon from answering. Said while the daemon is there.
+    #[inline]
+    #[must_use]
+    pub fn daemon_core(&self) -> CoreWord<'m> {
+        CoreWord::new(self.hint(Line::DaemonParked))
+    }
+
     /// Client, once, on fresh memory: writes the constants and where both rings begin.
     pub fn initialize(&self) {
         let constants = self.index(self.layout.header_offset());
@@ -179,6 +195,12 @@ impl<'m> RegionView<'m> {
         &self.words[self.index(self.layout.header_offset()) + line as usize * LINE]
     }
 
+    /// The second word of a line whose first is a parked flag; its one writer sets that flag.
+    #[inline]
+    fn hint(&self, line: Line) -> &'m AtomicU64 {
+        &self.words[self.index(self.layout.header_offset()) + line as usize * LINE + 1]
+    }
+
     #[inline]
     #[expect(clippy::unused_self, reason = "reads as a property of the region")]
     fn index(&self, offset: u64) -> usize {
@@ -187,7 +209,8 @@ impl<'m> RegionView<'m> {
     }
 }
 
-/// The shared header's lines: the first has constants, each other has one word and one writer.
+/// The shared header's lines: the first has constants, each other has a word with one writer, and
+/// the lines of two parked flags have a second one, which says where who parks does so.
 #[derive(Clone, Copy)]
 enum Line {
     /// The client's: where it consumes the response ring.

@@ -3,6 +3,7 @@
 //! The invariant to remember: memory that a peer can write is only ever seen as atomics, and its
 //! size is sealed before it is mapped, so that no access can fault.
 
+mod core_word;
 mod descriptor;
 #[cfg(not(annulus_loom))]
 mod doorbell;
@@ -10,6 +11,7 @@ mod layout;
 #[cfg(not(annulus_loom))]
 mod mapping;
 
+pub use core_word::{CoreWord, Whereabouts};
 pub use descriptor::{check_doorbell, check_region, create_region_file};
 #[cfg(not(annulus_loom))]
 pub use doorbell::Doorbell;

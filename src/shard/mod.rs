@@ -3,6 +3,8 @@
 //! The shell around the state machine: it owns descriptors, reads the clock, sleeps and wakes.
 //! After start-up it allocates nothing and waits only where it parks.
 
+mod follow;
+mod place;
 mod ringer;
 mod uring;
 
@@ -12,8 +14,10 @@ use std::time::{Duration, Instant};
 
 use crossbeam_queue::ArrayQueue;
 use rustix::net::{SendFlags, Shutdown};
+use rustix::thread::CpuSet;
 use zerocopy::IntoBytes;
 
+use self::place::Place;
 use self::ringer::Ringer;
 use self::uring::{Event, Purpose, SlotKey, Uring};
 use crate::connection::{
@@ -100,6 +104,7 @@ pub(crate) struct DataShard {
     table: Table<Region>,
     uring: Uring,
     ringer: Ringer,
+    place: Place,
     seats: Box<[Seat]>,
     shared: Arc<ShardShared>,
     clock: MonotonicClock,
@@ -108,12 +113,14 @@ pub(crate) struct DataShard {
     /// When the drain must be over.
     drain_until: Option<Timestamp>,
     outputs: Vec<Output>,
-    /// When the next connection may have been silent for too long.
+    /// When the next connection may have been silent for too long, or earlier: what happens in the
+    /// meantime only makes it later.
     idle_due: Option<Timestamp>,
 }
 
 impl DataShard {
-    /// Makes everything that the shard needs; on the thread that will run it.
+    /// Makes everything that the shard needs; on the thread that will run it, and on the cores that
+    /// are to be its own. Clients on the cores `followed` are followed when it parks.
     ///
     /// # Errors
     ///
@@ -122,6 +129,7 @@ impl DataShard {
         options: TableOptions,
         shared: Arc<ShardShared>,
         shutdown_timeout: Duration,
+        followed: CpuSet,
     ) -> std::io::Result<Self> {
         let slot_count = options.slot_count;
         let mut uring = Uring::new(slot_count)?;
@@ -131,6 +139,7 @@ impl DataShard {
             table: Table::new(options),
             uring,
             ringer: Ringer::new()?,
+            place: Place::new(followed)?,
             seats: (0..slot_count).map(|_| Seat::default()).collect(),
             shared,
             clock: MonotonicClock(Instant::now()),
@@ -157,7 +166,8 @@ impl DataShard {
                 self.look_around(now);
             }
             let turn = self.table.turn(now, &self.clock);
-            if self.table.has_outputs() {
+            let rings = self.table.has_outputs();
+            if rings {
                 self.carry_out();
                 self.uring.submit();
             }
@@ -165,6 +175,11 @@ impl DataShard {
                 Turn::Busy => {
                     idle_turns = 0;
                     now = self.clock.now();
+                    if self.place.beside().is_some()
+                        && self.place.busy(rings, self.table.hot_count(), now)
+                    {
+                        self.table.sit_beside(None);
+                    }
                 }
                 Turn::Polling => {
                     idle_turns += 1;
@@ -178,7 +193,7 @@ impl DataShard {
                     self.park(now);
                     now = self.clock.now();
                     looked_at = now;
-                    self.look_around(now);
+                    self.attend(now);
                 }
             }
         }
@@ -189,6 +204,11 @@ impl DataShard {
         if self.uring.has_work() {
             self.uring.enter();
         }
+        self.attend(now);
+    }
+
+    /// What the uring has completed, newcomers, the order to stop.
+    fn attend(&mut self, now: Timestamp) {
         self.take_events(now);
         if !self.shared.arrivals.is_empty() {
             self.take_arrivals(now);
@@ -209,9 +229,10 @@ impl DataShard {
 
     /// Sleeps until a doorbell, a hang-up, mail, news or a deadline.
     fn park(&mut self, now: Timestamp) {
+        if self.place.park(self.table.take_company(), now) {
+            self.table.sit_beside(self.place.beside());
+        }
         let waker = Arc::clone(&self.shared.waker);
-        self.idle_due = self.table.close_idle(now);
-        self.carry_out();
         waker.parked().arm();
         // The last look at everything that rings only a parked shard.
         let stopping = self.shared.stopping.load(Ordering::Acquire) && self.drain_until.is_none();
