@@ -115,6 +115,7 @@ fn seeds(target: &str) -> Vec<(&'static str, Vec<u8>)> {
                 "mistakes",
                 b"[ipc]\nmax_conections = 5\nmax_connections = 0\n[shards]\ncores = 3\n".into(),
             ),
+            ("huge_number", b"[ipc]\nmax_connections = 18446744073709551616\n".into()),
             ("no_toml", b"[providers.fast\n".into()),
             ("deep", [&b"a = "[..], &b"[".repeat(200)].concat()),
         ],
