@@ -57,7 +57,7 @@ pub use pin::{Cores, Pinned};
 pub use report::{Machine, report_page};
 pub use responder::{Launcher, ResponderArguments, ResponderKind};
 pub use result::{CaseResult, Figures, LimitResult, SCHEMA};
-pub use runner::DaemonBench;
+pub use runner::{DaemonBench, allow_open_files};
 pub use stats::{CurvePoint, Samples, Summary, median};
 pub use table::{
     Alignment, Style, Table, duration_text, rate_text, ratio_text, result_tables, rounds_text,

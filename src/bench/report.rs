@@ -177,8 +177,8 @@ tr.limit td:first-child { padding-left: 1.6rem; }
 
 const ROUND_TRIPS: &str = r#"<h2>Round trips</h2>
 <p class="note">Read a curve from the left: half of the round trips took no longer than at 50 %, all but
-one in a thousand no longer than at 99.9 %. The dashed curves are bare exchanges without any code between
-the two processes, measured in turns with it; nothing can be faster.</p>
+one in a thousand no longer than at 99.9 %. The dashed curves are bare exchanges, without any code between
+the two sides, measured in turns with it.</p>
 "#;
 
 const LOADS: &str = r#"<h2>Throughput</h2>

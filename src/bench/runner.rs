@@ -10,7 +10,7 @@ use super::{
     LimitMeter, Load, Meter, Progress, Subject, Timed, Waiting,
 };
 use crate::client::{ConnectOptions, Connection, WaitPolicy};
-use crate::descriptors;
+use crate::descriptors::{self, DescriptorLimit};
 use crate::limits::RING_CAPACITY_MIN;
 
 /// Descriptors of one connection while it is made: socket, region, two doorbells.
@@ -67,10 +67,11 @@ impl<'d> DaemonBench<'d> {
         daemon_case: &DaemonCase,
         progress: &mut dyn FnMut(Progress),
     ) -> Result<CaseResult, BenchError> {
-        let DaemonCase { load, case } = daemon_case;
-        let mut limits = self.limits(*load, case)?;
+        let (load, mut case) = (daemon_case.load, daemon_case.case.clone());
+        allow_open_files(&mut case)?;
+        let mut limits = self.limits(load, &case)?;
         let crowd = open_quietly(self.daemon, case.open - case.connections)?;
-        let mut subject = self.subject(*load, case)?;
+        let mut subject = self.subject(load, &case)?;
         let instruments = Instruments {
             canary: &mut self.canary,
             limits: limits
@@ -133,8 +134,6 @@ impl<'d> DaemonBench<'d> {
         daemon: &DaemonProcess,
         case: &Case,
     ) -> Result<Pipeline<ConnectionLane>, BenchError> {
-        // Those of the crowd and of a baseline are in the same process.
-        raise_descriptor_limit(case.open + case.connections)?;
         let (options, size) = (options_for(daemon), case.burst.payload_size);
         let lanes = (0..case.connections)
             .map(|_| ConnectionLane::connect(&options, case.window, size))
@@ -151,14 +150,53 @@ fn options_for(daemon: &DaemonProcess) -> ConnectOptions {
 
 /// Opens connections on which nothing is ever sent.
 fn open_quietly(daemon: &DaemonProcess, count: u32) -> Result<Vec<Connection>, BenchError> {
-    raise_descriptor_limit(count)?;
     let options = options_for(daemon)
         .request_capacity(RING_CAPACITY_MIN)
         .response_capacity(RING_CAPACITY_MIN);
     (0..count).map(|_| Connection::connect(&options).map_err(BenchError::subject)).collect()
 }
 
-fn raise_descriptor_limit(connections: u32) -> Result<(), BenchError> {
-    let descriptors = u64::from(connections) * DESCRIPTORS_PER_CONNECTION;
-    Ok(descriptors::raise_limit(descriptors + DESCRIPTORS_RESERVED)?)
+/// Raises the limit of open files to what `case` needs: its crowd and its connections, and those of a
+/// baseline. Where the system does not allow so many, the crowd is made smaller, and what was refused
+/// is given. A daemon that is started afterwards inherits the limit, which is enough for it as well.
+///
+/// # Errors
+///
+/// [`BenchError::Descriptors`]: there is no room for the connections that are used.
+pub fn allow_open_files(case: &mut Case) -> Result<Option<DescriptorLimit>, BenchError> {
+    let connections = u64::from(case.connections);
+    let needed_for =
+        |open: u64| (open + connections) * DESCRIPTORS_PER_CONNECTION + DESCRIPTORS_RESERVED;
+    let Err(refused) = descriptors::raise_limit(needed_for(case.open.into())) else {
+        return Ok(None);
+    };
+    let Some(open) = open_within(refused.allowed, connections) else {
+        return Err(refused.into());
+    };
+    descriptors::raise_limit(needed_for(open))?;
+    case.open = u32::try_from(open).unwrap_or(case.open).min(case.open);
+    Ok(Some(refused))
+}
+
+/// How many connections can be open, in hundreds, where so many descriptors are allowed and
+/// `connections` are used; `None` when not even those fit.
+fn open_within(allowed: u64, connections: u64) -> Option<u64> {
+    let all = allowed.saturating_sub(DESCRIPTORS_RESERVED) / DESCRIPTORS_PER_CONNECTION;
+    let open = all.saturating_sub(connections) / 100 * 100;
+    Some(open).filter(|open| *open >= connections)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_crowd_is_as_large_as_the_descriptors_allow() {
+        assert_eq!(open_within(20_000, 16), Some(4_900));
+        assert_eq!(open_within(524_288, 16), Some(131_000));
+        assert_eq!(open_within(1_024, 1_000), None);
+        assert_eq!(open_within(10, 1), None);
+        let open = open_within(20_000, 16).unwrap();
+        assert!((open + 16) * DESCRIPTORS_PER_CONNECTION + DESCRIPTORS_RESERVED <= 20_000);
+    }
 }

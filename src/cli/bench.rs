@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use annulus::bench::{
-    BenchError, CaseResult, Cores, DaemonBench, DaemonCase, DaemonKind, DaemonProcess, Launcher,
-    LimitCase, Machine, daemon_cases, daemon_settings, limit_cases, report_page, result_tables,
-    run_limits,
+    BenchError, Case, CaseResult, Cores, DaemonBench, DaemonCase, DaemonKind, DaemonProcess,
+    Launcher, LimitCase, Machine, allow_open_files, daemon_cases, daemon_settings, limit_cases,
+    report_page, result_tables, run_limits,
 };
 
 use self::progress::Steps;
@@ -93,7 +93,9 @@ fn measure(
     measure_limits(report, limit_cases, cores)?;
     for kind in DAEMON_KINDS {
         let of_kind = |case: &&DaemonCase| case.load.daemon() == kind;
-        let cases: Vec<&DaemonCase> = daemon_cases.iter().filter(of_kind).collect();
+        let mut cases: Vec<DaemonCase> = daemon_cases.iter().filter(of_kind).cloned().collect();
+        // Before their daemon is started, which inherits the limit.
+        cases.retain_mut(|case| report.fit(&mut case.case));
         if !cases.is_empty() {
             measure_daemon(report, kind, &cases, cores)?;
         }
@@ -125,10 +127,14 @@ fn measure_limits(
 fn measure_daemon(
     report: &mut Report<'_>,
     kind: DaemonKind,
-    cases: &[&DaemonCase],
+    cases: &[DaemonCase],
     cores: Cores,
 ) -> Result<(), Failure> {
-    let settings = daemon_settings(kind, cores);
+    let mut settings = daemon_settings(kind, cores);
+    if let (DaemonKind::Crowded, Some(open)) = (kind, cases.iter().map(|case| case.case.open).max())
+    {
+        settings.push(("ipc.max_connections", open.to_string()));
+    }
     let daemon = start_daemon(&settings, DAEMON_LIFE)?;
     // It sleeps while the other is measured, and has no crowd.
     let baseline = match kind {
@@ -202,6 +208,24 @@ struct Report<'s> {
 }
 
 impl Report<'_> {
+    /// Makes a case's crowd as small as the system wants it; false when nothing of it fits. Says so.
+    fn fit(&self, case: &mut Case) -> bool {
+        let (wanted, outcome) = (case.open, allow_open_files(case));
+        let name = &case.name;
+        match outcome {
+            Ok(None) => true,
+            Ok(Some(limit)) => {
+                let open = case.open;
+                self.steps.note(&format!("note: {name} with {open} open, not {wanted}: {limit}"));
+                true
+            }
+            Err(error) => {
+                self.steps.note(&format!("skipped: {name} with {wanted} open: {error}"));
+                false
+            }
+        }
+    }
+
     /// Keeps a result, and writes it out at once for a machine. A restless machine ends only the
     /// case.
     fn end(&mut self, outcome: Result<CaseResult, BenchError>) -> Result<(), Failure> {

@@ -9,7 +9,7 @@ type Written = Result<(), std::fmt::Error>;
 
 /// The drawing area of latencies, in the units of its view box.
 const LEFT: f64 = 66.0;
-const RIGHT: f64 = 548.0;
+const RIGHT: f64 = 530.0;
 const TOP: f64 = 30.0;
 const BOTTOM: f64 = 266.0;
 /// Curves for which there are colours; further ones are not drawn.
@@ -191,9 +191,10 @@ fn write_row_name(page: &mut String, result: &CaseResult, top: f64) -> Written {
         result.size
     )?;
     let y = y + 16.0;
+    let plural = if result.connections == 1 { "" } else { "s" };
     writeln!(
         page,
-        "<text x=\"0\" y=\"{y:.1}\">{}{of_open} connections × {}</text>",
+        "<text x=\"0\" y=\"{y:.1}\">{}{of_open} connection{plural} × {}</text>",
         result.connections, result.window
     )
 }
