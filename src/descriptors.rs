@@ -17,20 +17,19 @@ pub struct DescriptorLimit {
 }
 
 /// Raises this process's soft limit of open files (RLIMIT_NOFILE, setrlimit(2)) to `needed`, if it is
-/// lower.
+/// lower; and the hard limit with it where the process may (CAP_SYS_RESOURCE, up to `fs.nr_open`), as
+/// root in a container can.
 ///
 /// # Errors
 ///
-/// [`DescriptorLimit`] when the hard limit is lower.
+/// [`DescriptorLimit`] when the hard limit is lower and stays so.
 pub fn raise_limit(needed: u64) -> Result<(), DescriptorLimit> {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if current.is_none_or(|current| current >= needed) {
         return Ok(());
     }
     let refused = DescriptorLimit { needed, allowed: maximum.unwrap_or(u64::MAX) };
-    if maximum.is_some_and(|maximum| maximum < needed) {
-        return Err(refused);
-    }
+    let maximum = maximum.map(|maximum| maximum.max(needed));
     setrlimit(Resource::Nofile, Rlimit { current: Some(needed), maximum }).map_err(|_| refused)
 }
 
@@ -47,10 +46,14 @@ mod tests {
 
     #[test]
     fn more_than_the_hard_limit_is_a_clear_error() {
-        if let Some(maximum) = getrlimit(Resource::Nofile).maximum {
-            let error = raise_limit(maximum + 1).unwrap_err();
-            assert_eq!(error, DescriptorLimit { needed: maximum + 1, allowed: maximum });
+        let before = getrlimit(Resource::Nofile);
+        if let Some(allowed) = before.maximum {
+            // More than `fs.nr_open` can be, so that not even root may.
+            let needed = u64::from(u32::MAX);
+            let error = raise_limit(needed).unwrap_err();
+            assert_eq!(error, DescriptorLimit { needed, allowed });
             assert!(error.to_string().contains("ipc.max_connections"));
+            assert_eq!(getrlimit(Resource::Nofile), before, "nothing was changed");
         }
     }
 }

@@ -336,9 +336,11 @@ fn interrupted_demo_leaves_nothing_either() {
 }
 
 #[test]
-fn bench_writes_one_line_for_each_case() {
+fn bench_writes_one_line_for_each_case_and_a_page() {
     let home = tempfile::tempdir().unwrap();
-    let arguments = ["bench", "--json", "--rounds", "1", "--case", "rtt_cold"];
+    let page = home.path().join("page.html");
+    let mut arguments = vec!["bench", "--json", "--rounds", "1", "--case", "rtt_cold_block"];
+    arguments.extend(["--report", page.to_str().unwrap()]);
     let output = annulus(home.path(), &arguments).output().unwrap();
     let said = stderr(&output);
     if said.contains("only core") || said.contains("canary") {
@@ -347,9 +349,14 @@ fn bench_writes_one_line_for_each_case() {
     }
     assert_eq!(code(&output), 0, "{said}");
     let lines = json_lines(&stdout(&output));
-    assert_eq!((lines.len(), &lines[0]["schema"]), (1, &"annulus.bench/1".into()));
-    for field in ["case", "size", "connections", "p50_ns", "p99_ns", "p999_ns", "msgs_per_s"] {
+    assert_eq!((lines.len(), &lines[0]["schema"]), (1, &"annulus.bench/2".into()));
+    for field in ["case", "size", "connections", "window", "p50_ns", "p90_ns", "p99_ns", "max_ns"] {
         assert!(!lines[0][field].is_null(), "{field}");
     }
-    assert!(lines[0]["ratio_p50"].as_f64().unwrap() > 0.0);
+    let limits = lines[0]["limits"].as_array().unwrap();
+    assert_eq!(limits.len(), 2, "across cores, and on one");
+    assert!(limits.iter().all(|limit| limit["ratio_p50"].as_f64().unwrap() > 0.0));
+    assert!(limits.iter().all(|limit| limit["ratio_p99"].as_f64().unwrap() > 0.0));
+    let page = fs::read_to_string(page).unwrap();
+    assert!(page.contains("rtt_cold_block") && page.contains("<polyline"));
 }

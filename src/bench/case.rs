@@ -1,17 +1,15 @@
-//! One case: rounds of limit and subject, each between two canaries, and the medians over them.
+//! One case: rounds of limits and subject between canaries, and the medians over them.
 
 use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
+use super::result::whole;
+use super::{
+    BenchError, Burst, CaseResult, Figures, LimitResult, Meter, Pace, SCHEMA, Samples, Summary,
+    median,
+};
 
-use super::{BenchError, Burst, Meter, Pace, Samples, Summary, median};
-
-/// What [`CaseResult::schema`] says; a change of meaning changes the number.
-pub const SCHEMA: &str = "annulus.bench/1";
-
-/// A round is rejected when the canary's p50 changed by more than this factor, either way, while it
-/// ran.
+/// A round is rejected when the p50 of two of its canaries differ by more than this factor.
 pub const CANARY_SHIFT_MAX: f64 = 1.5;
 
 /// What the canary does: 3 to 10 ms of cache lines.
@@ -28,9 +26,13 @@ const CANARY_BURST: Burst = Burst {
 pub struct Case {
     /// Its name in results, `group/variant`.
     pub name: String,
-    /// Connections that the subject uses; only reported.
+    /// Connections that the subject uses; only reported, as are the next two.
     pub connections: u32,
-    /// What the limit and the subject each do in a round.
+    /// Connections that are open, the used ones included.
+    pub open: u32,
+    /// Requests in flight on each used connection.
+    pub window: u32,
+    /// What each limit and the subject do in a round.
     pub burst: Burst,
     /// Rounds that are wanted.
     pub round_count: u32,
@@ -45,10 +47,19 @@ pub struct Case {
 pub struct Instruments<'m> {
     /// Notices that the machine changed: a cache-line meter on the same two cores.
     pub canary: &'m mut dyn Meter,
-    /// What the subject is compared with, or `None` where nothing comparable exists (throughput).
-    pub limit: Option<&'m mut dyn Meter>,
+    /// What the subject is compared with, and what each is called; the most telling one first.
+    pub limits: Vec<(Cow<'static, str>, &'m mut dyn Meter)>,
     /// What the case is about.
     pub subject: &'m mut dyn Meter,
+}
+
+/// How far a case has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Rounds that count.
+    pub kept: u32,
+    /// Rounds that were thrown away.
+    pub rejected: u32,
 }
 
 impl Case {
@@ -58,6 +69,8 @@ impl Case {
         Self {
             name: name.into(),
             connections,
+            open: connections,
+            window: 1,
             burst,
             round_count: 5,
             rejected_count_max: 10,
@@ -65,172 +78,145 @@ impl Case {
         }
     }
 
-    /// Runs the rounds and draws the medians over those that were kept.
+    /// Runs the rounds and draws the medians over those that were kept; `progress` hears of each
+    /// round, between bursts.
     ///
-    /// Limit and subject change places every round, so that a drift favours neither. The result may
-    /// have fewer rounds than were wanted, and says how many.
+    /// Limits and subject change their order every round, so that a drift favours neither. The
+    /// result may have fewer rounds than were wanted, and says how many.
     ///
     /// # Errors
     ///
     /// [`BenchError::Noisy`] when no round was kept, [`BenchError::OutOfTime`] when none started,
     /// and whatever a meter reports.
-    pub fn run(&self, mut instruments: Instruments<'_>) -> Result<CaseResult, BenchError> {
+    pub fn run(
+        &self,
+        mut instruments: Instruments<'_>,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<CaseResult, BenchError> {
         let started = Instant::now();
-        let mut samples = Samples::new();
-        let mut kept = Vec::with_capacity(self.round_count as usize);
-        let mut rejected = 0;
+        let mut sides = Sides::new(&mut instruments);
+        let mut so_far = Progress { kept: 0, rejected: 0 };
 
         // At most `round_count + rejected_count_max + 1` rounds.
-        while kept.len() < self.round_count as usize
-            && rejected <= self.rejected_count_max
+        while so_far.kept < self.round_count
+            && so_far.rejected <= self.rejected_count_max
             && started.elapsed() < self.time_max
         {
-            let subject_first = kept.len() % 2 == 1;
-            match self.run_round(&mut instruments, subject_first, &mut samples)? {
-                round if round.is_steady() => kept.push(round),
-                _ => rejected += 1,
+            let canaries_p50_ns = sides.run_round(&self.burst, so_far.kept % 2 == 1)?;
+            if is_steady(&canaries_p50_ns) {
+                sides.keep_round(canaries_p50_ns);
+                so_far.kept += 1;
+            } else {
+                so_far.rejected += 1;
             }
+            progress(so_far);
         }
-        match (kept.is_empty(), rejected) {
-            (true, 0) => Err(BenchError::OutOfTime { time_max: self.time_max }),
-            (true, rejected) => Err(BenchError::Noisy { rejected }),
-            (false, _) => Ok(self.result_of(&kept, rejected)),
+        match so_far {
+            Progress { kept: 0, rejected: 0 } => {
+                Err(BenchError::OutOfTime { time_max: self.time_max })
+            }
+            Progress { kept: 0, rejected } => Err(BenchError::Noisy { rejected }),
+            Progress { kept, rejected } => Ok(self.result_of(&sides, kept, rejected)),
         }
     }
 
-    fn run_round(
-        &self,
-        instruments: &mut Instruments<'_>,
-        subject_first: bool,
-        samples: &mut Samples,
-    ) -> Result<Round, BenchError> {
-        let mut summary_of = |meter: &mut dyn Meter, burst: &Burst| {
-            samples.clear();
-            meter.measure(burst, samples)?;
-            Ok::<_, BenchError>(samples.summary())
-        };
-        let Instruments { canary, limit, subject } = instruments;
-
-        let canary_before = summary_of(*canary, &CANARY_BURST)?;
-        let mut early = None;
-        if subject_first {
-            early = Some(summary_of(*subject, &self.burst)?);
-        }
-        let limit = match limit {
-            Some(limit) => Some(summary_of(*limit, &self.burst)?),
-            None => None,
-        };
-        let subject = match early {
-            Some(summary) => summary,
-            None => summary_of(*subject, &self.burst)?,
-        };
-        let canary_after = summary_of(*canary, &CANARY_BURST)?;
-        Ok(Round { canaries_p50_ns: [canary_before.p50_ns, canary_after.p50_ns], limit, subject })
-    }
-
-    fn result_of(&self, kept: &[Round], rejected_rounds: u32) -> CaseResult {
-        let subject = |figure: fn(&Summary) -> f64| {
-            whole(median(kept.iter().map(|round| figure(&round.subject))))
-        };
-        let limit = |figure: fn(&Summary) -> f64| {
-            let of_rounds =
-                median(kept.iter().filter_map(|round| round.limit.as_ref()).map(figure));
-            of_rounds.map(|middle| whole(Some(middle)))
-        };
-        let canary =
-            kept.iter().flat_map(|round| round.canaries_p50_ns).map(|p50_ns| p50_ns as f64);
+    fn result_of(&self, sides: &Sides<'_, '_>, rounds: u32, rejected_rounds: u32) -> CaseResult {
+        let (subject, limits) = sides.sides.split_last().expect("the subject is always there");
+        let limits = limits.iter().map(|limit| LimitResult {
+            curve: limit.all.curve(),
+            ..LimitResult::over(limit.name.clone(), &limit.kept, &subject.kept)
+        });
         CaseResult {
             schema: SCHEMA.into(),
             case: self.name.clone(),
             size: self.burst.payload_size,
             connections: self.connections,
-            p50_ns: subject(|summary| summary.p50_ns as f64),
-            p99_ns: subject(|summary| summary.p99_ns as f64),
-            p999_ns: subject(|summary| summary.p999_ns as f64),
-            msgs_per_s: subject(|summary| summary.msgs_per_s),
-            limit_p50_ns: limit(|summary| summary.p50_ns as f64),
-            limit_p99_ns: limit(|summary| summary.p99_ns as f64),
-            ratio_p50: median(kept.iter().filter_map(Round::ratio_p50))
-                .map(|ratio| (ratio * 1000.0).round() / 1000.0),
-            canary_p50_ns: whole(median(canary)),
-            rounds: u32::try_from(kept.len()).expect("no more rounds than were wanted"),
+            open: self.open,
+            window: self.window,
+            figures: Figures::over(&subject.kept),
+            limits: limits.collect(),
+            canary_p50_ns: whole(median(sides.canaries_p50_ns.iter().map(|p50| *p50 as f64))),
+            rounds,
             rejected_rounds,
+            curve: subject.all.curve(),
         }
     }
 }
 
-/// What one round measured.
-#[derive(Debug)]
-struct Round {
-    /// Before and after.
-    canaries_p50_ns: [u64; 2],
-    limit: Option<Summary>,
-    subject: Summary,
+/// Everybody who is measured in a round, and what the kept rounds showed.
+struct Sides<'i, 'm> {
+    canary: &'i mut &'m mut dyn Meter,
+    /// The limits, and last the subject.
+    sides: Vec<Side<'i, 'm>>,
+    /// Of all kept rounds.
+    canaries_p50_ns: Vec<u64>,
 }
 
-impl Round {
-    /// Whether the machine was, as far as the canary tells, the same throughout.
-    fn is_steady(&self) -> bool {
-        let [before, after] = self.canaries_p50_ns.map(|p50_ns| p50_ns as f64);
-        before.max(after) <= before.min(after) * CANARY_SHIFT_MAX
+struct Side<'i, 'm> {
+    name: Cow<'static, str>,
+    meter: &'i mut &'m mut dyn Meter,
+    /// The round that is under way, or was last.
+    round: Samples,
+    /// One for each kept round.
+    kept: Vec<Summary>,
+    /// All kept rounds together.
+    all: Samples,
+}
+
+impl<'i, 'm> Sides<'i, 'm> {
+    fn new(instruments: &'i mut Instruments<'m>) -> Self {
+        let Instruments { canary, limits, subject } = instruments;
+        let side = |name, meter| Side {
+            name,
+            meter,
+            round: Samples::new(),
+            kept: Vec::new(),
+            all: Samples::new(),
+        };
+        let limits = limits.iter_mut().map(|(name, meter)| side(name.clone(), meter));
+        let mut sides: Vec<_> = limits.collect();
+        sides.push(side("subject".into(), subject));
+        Self { canary, sides, canaries_p50_ns: Vec::new() }
     }
 
-    fn ratio_p50(&self) -> Option<f64> {
-        let limit = self.limit.as_ref().filter(|limit| limit.p50_ns > 0)?;
-        Some(self.subject.p50_ns as f64 / limit.p50_ns as f64)
+    /// Measures every side once, with a canary before, between and after: one that saw the cores move
+    /// apart and back again would otherwise be missed. Gives the p50 of the canaries.
+    fn run_round(&mut self, burst: &Burst, subject_first: bool) -> Result<Vec<u64>, BenchError> {
+        let mut canary = Samples::new();
+        let mut canaries_p50_ns = Vec::with_capacity(self.sides.len() + 1);
+        let mut look = |meter: &mut dyn Meter| {
+            canary.clear();
+            meter.measure(&CANARY_BURST, &mut canary)?;
+            canaries_p50_ns.push(canary.summary().p50_ns);
+            Ok::<_, BenchError>(())
+        };
+        let mut order: Vec<_> = self.sides.iter_mut().collect();
+        if subject_first {
+            order.reverse();
+        }
+        look(*self.canary)?;
+        for side in order {
+            side.round.clear();
+            side.meter.measure(burst, &mut side.round)?;
+            look(*self.canary)?;
+        }
+        Ok(canaries_p50_ns)
+    }
+
+    fn keep_round(&mut self, canaries_p50_ns: Vec<u64>) {
+        self.canaries_p50_ns.extend(canaries_p50_ns);
+        for side in &mut self.sides {
+            side.kept.push(side.round.summary());
+            side.all.add(&side.round);
+        }
     }
 }
 
-/// A median as a whole number; figures are far below 2^53 and never negative.
-#[allow(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    reason = "rounded, and float casts saturate"
-)]
-fn whole(middle: Option<f64>) -> u64 {
-    middle.unwrap_or_default().round() as u64
-}
-
-/// The figures of one case: medians over its rounds. One JSON object, on one line.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct CaseResult {
-    /// [`SCHEMA`].
-    pub schema: Cow<'static, str>,
-    /// [`Case::name`].
-    pub case: String,
-    /// Bytes of a payload, one way.
-    pub size: usize,
-    /// Connections that the subject used.
-    pub connections: u32,
-    /// Nanoseconds that half of the operations did not exceed.
-    pub p50_ns: u64,
-    /// Nanoseconds that 99 % did not exceed.
-    pub p99_ns: u64,
-    /// Nanoseconds that 99.9 % did not exceed.
-    pub p999_ns: u64,
-    /// Round trips a second, pauses left out.
-    pub msgs_per_s: u64,
-    /// The limit's p50 in the same rounds; null where there is none to compare with.
-    pub limit_p50_ns: Option<u64>,
-    /// The limit's p99 in the same rounds; null likewise.
-    pub limit_p99_ns: Option<u64>,
-    /// Median of the per-round ratios of the two p50 (not the ratio of their medians), to three
-    /// decimals; null likewise.
-    pub ratio_p50: Option<f64>,
-    /// The canary's p50 over the kept rounds: figures of two runs compare only if theirs do.
-    pub canary_p50_ns: u64,
-    /// Rounds that the medians are over.
-    pub rounds: u32,
-    /// Rounds thrown away because the canary moved.
-    pub rejected_rounds: u32,
-}
-
-impl CaseResult {
-    /// The result as one line of JSON, without the newline.
-    #[must_use]
-    pub fn to_json_line(&self) -> String {
-        serde_json::to_string(self).expect("plain numbers and strings serialise")
-    }
+/// Whether the machine was, as far as the canaries tell, the same throughout.
+fn is_steady(canaries_p50_ns: &[u64]) -> bool {
+    let slowest = canaries_p50_ns.iter().copied().max().unwrap_or_default() as f64;
+    let fastest = canaries_p50_ns.iter().copied().min().unwrap_or_default() as f64;
+    slowest <= fastest * CANARY_SHIFT_MAX
 }
 
 #[cfg(test)]
@@ -255,40 +241,44 @@ mod tests {
         log: &'l RefCell<String>,
     }
 
-    impl<'l> Script<'l> {
-        fn new(letter: char, intervals_ns: &[u64], log: &'l RefCell<String>) -> Self {
-            Self { letter, intervals_ns: intervals_ns.to_vec(), played: 0, log }
-        }
-    }
-
     impl Meter for Script<'_> {
         fn measure(&mut self, _: &Burst, samples: &mut Samples) -> Result<(), BenchError> {
             let interval_ns = self.intervals_ns[self.played.min(self.intervals_ns.len() - 1)];
             self.played += 1;
             self.log.borrow_mut().push(self.letter);
             samples.record(Duration::from_nanos(interval_ns));
-            samples.record_elapsed(Duration::from_nanos(interval_ns));
+            samples.record_elapsed(1, Duration::from_nanos(interval_ns));
             Ok(())
         }
     }
 
-    /// Runs `case` against scripts; gives the outcome and who was measured in which order.
-    fn play(
-        case: &Case,
-        canary: &[u64],
-        limit: Option<&[u64]>,
-        subject: &[u64],
-    ) -> (Result<CaseResult, BenchError>, String) {
+    /// What a case came to, and who was measured in which order; rounds as `progress` heard of them.
+    struct Played {
+        outcome: Result<CaseResult, BenchError>,
+        order: String,
+        heard: Vec<Progress>,
+    }
+
+    /// Runs `case` against scripts; each limit has a letter of its own.
+    fn play(case: &Case, canary: &[u64], limits: &[(char, &[u64])], subject: &[u64]) -> Played {
         let log = RefCell::default();
-        let mut canary = Script::new('c', canary, &log);
-        let mut limit = limit.map(|intervals| Script::new('L', intervals, &log));
-        let mut subject = Script::new('S', subject, &log);
-        let outcome = case.run(Instruments {
-            canary: &mut canary,
-            limit: limit.as_mut().map(|limit| limit as &mut dyn Meter),
-            subject: &mut subject,
-        });
-        (outcome, log.into_inner())
+        let script = |letter, intervals_ns: &[u64]| Script {
+            letter,
+            intervals_ns: intervals_ns.to_vec(),
+            played: 0,
+            log: &log,
+        };
+        let (mut canary, mut subject) = (script('c', canary), script('S', subject));
+        let mut limits: Vec<_> =
+            limits.iter().map(|(letter, intervals)| script(*letter, intervals)).collect();
+        let mut heard = Vec::new();
+        let limits = limits
+            .iter_mut()
+            .map(|limit| (limit.letter.to_string().into(), limit as &mut dyn Meter))
+            .collect();
+        let instruments = Instruments { canary: &mut canary, limits, subject: &mut subject };
+        let outcome = case.run(instruments, &mut |progress| heard.push(progress));
+        Played { outcome, order: log.take(), heard }
     }
 
     fn case(round_count: u32, rejected_count_max: u32) -> Case {
@@ -296,71 +286,68 @@ mod tests {
     }
 
     #[test]
-    fn limit_and_subject_change_places_between_canaries() {
-        let (outcome, order) = play(&case(3, 0), &[100], Some(&[100]), &[200]);
-        assert_eq!(order, "cLSc cSLc cLSc".replace(' ', ""));
-        assert_eq!((outcome.unwrap().rounds, order.len()), (3, 12));
+    fn limits_and_subject_change_places_between_canaries() {
+        let played = play(&case(3, 0), &[100], &[('L', &[100])], &[200]);
+        assert_eq!(played.order, "cLcSc cScLc cLcSc".replace(' ', ""));
+        assert_eq!(played.outcome.unwrap().rounds, 3);
+        let played = play(&case(2, 0), &[100], &[('L', &[100]), ('M', &[50])], &[200]);
+        assert_eq!(played.order, "cLcMcSc cScMcLc".replace(' ', ""));
+        assert_eq!(play(&case(1, 0), &[100], &[], &[200]).order, "cSc");
     }
 
     #[test]
-    fn the_ratio_is_the_median_of_ratios_and_not_the_ratio_of_medians() {
-        let (outcome, _) = play(&case(3, 0), &[100], Some(&[100, 200, 400]), &[200, 600, 400]);
-        let result = outcome.unwrap();
-        // Ratios 2, 3 and 1; medians 400 and 200.
-        assert_eq!(result.ratio_p50, Some(2.0));
-        assert_eq!((result.p50_ns, result.limit_p50_ns), (400, Some(200)));
+    fn each_limit_is_compared_in_its_own_rounds() {
+        let limits: [(char, &[u64]); 2] = [('L', &[100, 200, 400]), ('M', &[50])];
+        let result = play(&case(3, 0), &[100], &limits, &[200, 600, 400]).outcome.unwrap();
+        let ratios: Vec<_> = result.limits.iter().map(|limit| limit.ratio_p50).collect();
+        assert_eq!(ratios, [Some(2.0), Some(8.0)]);
+        assert_eq!((result.figures.p50_ns, result.limits[0].limit.as_ref()), (400, "L"));
     }
 
     #[test]
     fn a_round_in_which_the_canary_moved_is_rejected_and_run_again() {
         // Round 1 gets slower, round 2 faster, by more than half; rounds 3 and 4 hold.
-        let (outcome, _) = play(
-            &case(2, 5),
-            &[100, 151, 300, 100, 100, 150, 100],
-            Some(&[100]),
-            &[9, 9, 200, 220],
-        );
-        let result = outcome.unwrap();
+        let canary = [100, 100, 151, 300, 100, 100, 100, 150, 100];
+        let limits: [(char, &[u64]); 1] = [('L', &[7, 7, 100])];
+        let played = play(&case(2, 5), &canary, &limits, &[9, 9, 200, 220]);
+        let result = played.outcome.unwrap();
         assert_eq!((result.rounds, result.rejected_rounds), (2, 2));
-        assert_eq!(result.p50_ns, 210, "rejected rounds leave no trace");
+        assert_eq!(result.figures.p50_ns, 210, "rejected rounds leave no trace");
+        assert_eq!((result.figures.max_ns, result.limits[0].figures.p50_ns), (220, 100));
+        assert!(result.curve.iter().all(|point| point.interval_ns >= 200), "nor in the curve");
         assert_eq!(result.canary_p50_ns, 100);
+        let heard = |kept, rejected| Progress { kept, rejected };
+        assert_eq!(played.heard, [heard(0, 1), heard(0, 2), heard(1, 2), heard(2, 2)]);
+    }
+
+    #[test]
+    fn cores_that_moved_apart_and_back_within_a_round_are_seen() {
+        let canary = [100, 300, 100, 100];
+        let played = play(&case(1, 5), &canary, &[('L', &[100])], &[200]);
+        assert_eq!(played.outcome.unwrap().rejected_rounds, 1);
     }
 
     #[test]
     fn a_machine_that_never_holds_still_is_an_error_after_bounded_rounds() {
-        let moving: Vec<u64> = [100, 400].repeat(20);
-        let (outcome, order) = play(&case(5, 3), &moving, Some(&[100]), &[200]);
-        assert!(matches!(outcome, Err(BenchError::Noisy { rejected: 4 })));
-        assert_eq!(order.matches('S').count(), 4);
+        let moving: Vec<u64> = [100, 400].repeat(40);
+        let played = play(&case(5, 3), &moving, &[('L', &[100])], &[200]);
+        assert!(matches!(played.outcome, Err(BenchError::Noisy { rejected: 4 })));
+        assert_eq!(played.order.matches('S').count(), 4);
     }
 
     #[test]
     fn kept_rounds_count_even_if_there_are_fewer_than_wanted() {
-        let (outcome, _) = play(&case(5, 0), &[100, 100, 100, 400], Some(&[100]), &[200]);
-        let result = outcome.unwrap();
+        let canary = [100, 100, 100, 100, 100, 400];
+        let played = play(&case(5, 0), &canary, &[('L', &[100])], &[200]);
+        let result = played.outcome.unwrap();
         assert_eq!((result.rounds, result.rejected_rounds), (1, 1));
     }
 
     #[test]
     fn a_case_without_time_says_so() {
         let spent = Case { time_max: Duration::ZERO, ..case(1, 0) };
-        let (outcome, order) = play(&spent, &[100], None, &[200]);
-        assert!(matches!(outcome, Err(BenchError::OutOfTime { .. })));
-        assert!(order.is_empty());
-    }
-
-    #[test]
-    fn a_result_is_one_line_of_json_with_null_for_no_limit() {
-        let (outcome, _) = play(&case(1, 0), &[100], None, &[200]);
-        let result = outcome.unwrap();
-        let line = result.to_json_line();
-        let expected = concat!(
-            r#"{"schema":"annulus.bench/1","case":"fake/echo","size":64,"connections":1,"#,
-            r#""p50_ns":200,"p99_ns":200,"p999_ns":200,"msgs_per_s":5000000,"#,
-            r#""limit_p50_ns":null,"limit_p99_ns":null,"ratio_p50":null,"#,
-            r#""canary_p50_ns":100,"rounds":1,"rejected_rounds":0}"#,
-        );
-        assert_eq!(line, expected);
-        assert_eq!(serde_json::from_str::<CaseResult>(&line).unwrap(), result);
+        let played = play(&spent, &[100], &[], &[200]);
+        assert!(matches!(played.outcome, Err(BenchError::OutOfTime { .. })));
+        assert!(played.order.is_empty() && played.heard.is_empty());
     }
 }

@@ -1,26 +1,26 @@
-//! The daemon's own cases: what a client of it waits for, beside the limit of the same exchange.
+//! The daemon's own cases: what is measured of it, how often, and what a daemon for it is like.
 
 use std::time::Duration;
 
-use super::throughput::Pipeline;
-use super::{
-    BenchError, Burst, Case, CaseResult, Cores, DaemonProcess, Instruments, Launcher, Limit,
-    LimitMeter, Meter, Pace, Subject, Timed,
-};
-use crate::client::{ConnectOptions, Connection, WaitPolicy};
-use crate::wire::MessageType;
+use super::{Burst, Case, Cores, Pace};
 
-/// Connections of the largest case.
-const CONNECTIONS_MAX: u32 = 1_000;
-/// Connections above which each keeps fewer requests in flight.
+/// Connections of the cases with some, and with many.
 const CONNECTIONS_FEW: u32 = 16;
-/// Requests in flight on each of few connections, and on each of many: there its requests of 64
-/// bytes fit the connection's one page.
-const WINDOW_FEW: usize = 64;
-const WINDOW_MANY: usize = 1;
+const CONNECTIONS_MANY: u32 = 1_000;
+/// Open connections of the most crowded case: as many as a daemon takes.
+const CONNECTIONS_MAX: u32 = 10_000;
+
+/// Requests in flight on each connection: where few connections keep the daemon busy; where each of
+/// many waits for its answer before it asks again; where many send batches.
+const WINDOW_FEW: u32 = 64;
+const WINDOW_SINGLE: u32 = 1;
+const WINDOW_BATCH: u32 = 16;
 
 /// How long both sides are left alone before a cold round trip.
 const PARK_TIME: Duration = Duration::from_millis(1);
+
+/// No round of a case starts after this, so that all of them take about a minute.
+const CASE_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// How requests meet the daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,13 +28,34 @@ pub enum Load {
     /// One after the other, both sides polling.
     Hot,
     /// Each after a pause in which both sides have parked.
-    Cold,
+    Cold(Waiting),
     /// Many in flight on every connection.
     Pipelined,
+    /// Many in flight on some connections, while many others are open and quiet.
+    Crowded,
 }
 
-/// No round of a case starts after this, so that all of them take less than a minute.
-const CASE_TIME_MAX: Duration = Duration::from_secs(5);
+/// How a client waits for its answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waiting {
+    /// It parks at once.
+    Block,
+    /// It polls until the answer is there.
+    Spin,
+    /// It awaits a future, which the client's own thread drives.
+    Async,
+}
+
+/// What a daemon for a case is like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DaemonKind {
+    /// Its shard is kept on the server's core.
+    Pinned,
+    /// It is left to place its shard, as it does unless it is told.
+    Free,
+    /// Pinned, with room for as many connections as a daemon takes.
+    Crowded,
+}
 
 /// One case of the daemon.
 #[derive(Clone, Debug)]
@@ -45,31 +66,51 @@ pub struct DaemonCase {
     pub case: Case,
 }
 
-/// All cases of the daemon, within a minute together.
+/// All cases of the daemon, about a minute together.
 #[must_use]
 pub fn daemon_cases() -> Vec<DaemonCase> {
     let mut cases = Vec::new();
     for (size, operation_count) in [(64, 200_000), (1024, 200_000), (4096, 100_000)] {
         cases.push(DaemonCase::new(Load::Hot, size, 1, operation_count));
     }
-    cases.push(DaemonCase::new(Load::Cold, 64, 1, 400));
     for size in [64, 1024] {
-        for connections in [1, 16, CONNECTIONS_MAX] {
-            cases.push(DaemonCase::new(Load::Pipelined, size, connections, 1_000_000));
+        for (connections, window) in [
+            (1, WINDOW_FEW),
+            (CONNECTIONS_FEW, WINDOW_FEW),
+            (CONNECTIONS_MANY, WINDOW_SINGLE),
+            (CONNECTIONS_MANY, WINDOW_BATCH),
+        ] {
+            let case = DaemonCase::new(Load::Pipelined, size, connections, 1_000_000);
+            cases.push(case.with_window(window));
         }
+    }
+    cases.push(DaemonCase::new(Load::Pipelined, 4096, 1, 300_000));
+    for waiting in [Waiting::Block, Waiting::Spin, Waiting::Async] {
+        cases.push(DaemonCase::new(Load::Cold(waiting), 64, 1, 200));
+    }
+    for open in [CONNECTIONS_FEW, CONNECTIONS_MANY, CONNECTIONS_MAX] {
+        let case = DaemonCase::new(Load::Crowded, 64, CONNECTIONS_FEW, 1_000_000);
+        cases.push(case.with_window(WINDOW_BATCH).with_open(open));
     }
     cases
 }
 
 /// The settings of a daemon that is to be measured on `cores`.
 #[must_use]
-pub fn daemon_settings(cores: Cores) -> Vec<(&'static str, String)> {
-    vec![
+pub fn daemon_settings(kind: DaemonKind, cores: Cores) -> Vec<(&'static str, String)> {
+    let connections_max = match kind {
+        DaemonKind::Crowded => CONNECTIONS_MAX,
+        DaemonKind::Pinned | DaemonKind::Free => CONNECTIONS_MANY + 8,
+    };
+    let mut settings = vec![
         ("shards.count", "1".to_owned()),
-        ("shards.cores", cores.server.to_string()),
-        ("ipc.max_connections", (CONNECTIONS_MAX + 8).to_string()),
+        ("ipc.max_connections", connections_max.to_string()),
         ("ipc.idle_timeout_secs", "0".to_owned()),
-    ]
+    ];
+    if kind != DaemonKind::Free {
+        settings.push(("shards.cores", cores.server.to_string()));
+    }
+    settings
 }
 
 impl Load {
@@ -78,167 +119,128 @@ impl Load {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Hot => "rtt_hot",
-            Self::Cold => "rtt_cold",
+            Self::Cold(Waiting::Block) => "rtt_cold_block",
+            Self::Cold(Waiting::Spin) => "rtt_cold_spin",
+            Self::Cold(Waiting::Async) => "rtt_cold_async",
             Self::Pipelined => "throughput",
+            Self::Crowded => "open",
         }
     }
 
     /// Whether one core is enough for both sides: not when either polls.
     #[must_use]
     pub const fn fits_one_core(self) -> bool {
-        matches!(self, Self::Cold)
+        matches!(self, Self::Cold(Waiting::Block | Waiting::Async))
+    }
+
+    /// Whether many requests are in flight, so that the rate says more than a latency.
+    #[must_use]
+    pub const fn is_pipelined(self) -> bool {
+        matches!(self, Self::Pipelined | Self::Crowded)
+    }
+
+    /// The daemon that it is meant for.
+    #[must_use]
+    pub const fn daemon(self) -> DaemonKind {
+        match self {
+            Self::Hot | Self::Pipelined => DaemonKind::Pinned,
+            Self::Cold(_) => DaemonKind::Free,
+            Self::Crowded => DaemonKind::Crowded,
+        }
     }
 }
 
 impl DaemonCase {
-    /// A case of five rounds, each burst within a second.
+    /// A case of five rounds, each burst within a second; a pipelined one with as many requests in
+    /// flight on each connection as keep the daemon busy.
     #[must_use]
     pub fn new(load: Load, payload_size: usize, connections: u32, operation_count: u32) -> Self {
+        let is_cold = matches!(load, Load::Cold(_));
         let burst = Burst {
             payload_size,
             warmup_count: operation_count / 20,
             operation_count,
-            pace: if load == Load::Cold { Pace::Parked(PARK_TIME) } else { Pace::BackToBack },
+            pace: if is_cold { Pace::Parked(PARK_TIME) } else { Pace::BackToBack },
             time_max: Duration::from_secs(1),
         };
         let mut case = Case::new(load.name(), connections, burst);
         case.time_max = CASE_TIME_MAX;
+        case.window = if load.is_pipelined() { WINDOW_FEW } else { 1 };
         Self { load, case }
     }
 
-    /// Requests in flight on each connection.
+    /// The same with so many requests in flight on each connection.
     #[must_use]
-    pub const fn window(&self) -> usize {
-        match self.load {
-            Load::Hot | Load::Cold => 1,
-            Load::Pipelined if self.case.connections <= CONNECTIONS_FEW => WINDOW_FEW,
-            Load::Pipelined => WINDOW_MANY,
-        }
-    }
-}
-
-/// Measures cases against one daemon, from the calling thread.
-#[derive(Debug)]
-pub struct DaemonBench<'d> {
-    daemon: &'d DaemonProcess,
-    cores: Cores,
-    launcher: Launcher,
-    canary: LimitMeter,
-}
-
-impl<'d> DaemonBench<'d> {
-    /// A bench for a daemon whose shard is on `cores.server`; see [`daemon_settings`]. With one core
-    /// for both, only cases that [fit it](Load::fits_one_core) can be run.
-    ///
-    /// # Errors
-    ///
-    /// None today; a limit may refuse its cores.
-    pub fn new(
-        daemon: &'d DaemonProcess,
-        cores: Cores,
-        launcher: Launcher,
-    ) -> Result<Self, BenchError> {
-        let one_core = cores.server == cores.client;
-        let canary = if one_core { Limit::Eventfd } else { Limit::CacheLine };
-        let canary = LimitMeter::new(canary, cores, launcher.clone())?;
-        Ok(Self { daemon, cores, launcher, canary })
+    pub fn with_window(mut self, window: u32) -> Self {
+        self.case.window = window;
+        self
     }
 
-    /// Runs one case beside its limit: a cache line for a hot round trip, an eventfd for a cold one,
-    /// none for throughput.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`Case::run`]; what the client met is in [`BenchError::Subject`].
-    pub fn run(&mut self, daemon_case: &DaemonCase) -> Result<CaseResult, BenchError> {
-        let DaemonCase { load, case } = daemon_case;
-        let limit = match load {
-            Load::Hot => Some(Limit::CacheLine),
-            Load::Cold => Some(Limit::Eventfd),
-            Load::Pipelined => None,
-        };
-        let mut limit = match limit {
-            Some(limit) => Some(LimitMeter::new(limit, self.cores, self.launcher.clone())?),
-            None => None,
-        };
-        let mut subject = self.subject(daemon_case)?;
-        case.run(Instruments {
-            canary: &mut self.canary,
-            limit: limit.as_mut().map(|limit| limit as &mut dyn Meter),
-            subject: subject.as_mut(),
-        })
-    }
-
-    fn subject(&self, daemon_case: &DaemonCase) -> Result<Box<dyn Meter>, BenchError> {
-        let options = ConnectOptions::new().socket_path(self.daemon.socket());
-        let client_core = self.cores.client;
-        let echo = |wait| -> Result<Box<dyn Meter>, BenchError> {
-            let subject = Echo::connect(&options.clone().wait(wait))?;
-            Ok(Box::new(Timed { subject, client_core }))
-        };
-        match daemon_case.load {
-            Load::Hot => echo(WaitPolicy::SPIN),
-            Load::Cold => echo(WaitPolicy::PARK),
-            Load::Pipelined => {
-                let (window, case) = (daemon_case.window(), &daemon_case.case);
-                let size = case.burst.payload_size;
-                let lanes =
-                    Pipeline::connect(options, case.connections, window, size, client_core)?;
-                Ok(Box::new(lanes))
-            }
-        }
-    }
-}
-
-/// A connection that sends a payload to the daemon and gets it back.
-#[derive(Debug)]
-struct Echo {
-    connection: Connection,
-    received: Vec<u8>,
-}
-
-impl Echo {
-    fn connect(options: &ConnectOptions) -> Result<Self, BenchError> {
-        let connection = Connection::connect(options).map_err(BenchError::subject)?;
-        Ok(Self { connection, received: Vec::new() })
-    }
-}
-
-impl Subject for Echo {
-    /// Without a deadline, which would read the clock twice: the daemon's life is bounded instead
-    /// ([`DaemonProcess::start`]), and its end ends the wait.
-    #[inline]
-    fn round_trip(&mut self, payload: &[u8], answer: &mut [u8]) -> Result<(), BenchError> {
-        self.connection
-            .call(MessageType::ECHO, payload, &mut self.received)
-            .map_err(BenchError::subject)?;
-        if self.received.len() != answer.len() {
-            return Err(BenchError::AnswerSize {
-                size: self.received.len(),
-                expected: answer.len(),
-            });
-        }
-        answer.copy_from_slice(&self.received);
-        Ok(())
+    /// The same while so many connections are open, its own included.
+    #[must_use]
+    pub fn with_open(mut self, open: u32) -> Self {
+        self.case.open = open;
+        self
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{Config, Sources};
+    use crate::paths::Places;
 
     #[test]
     fn every_case_has_a_name_of_its_load_and_a_size_that_can_be_stamped() {
         for DaemonCase { load, case } in daemon_cases() {
             assert_eq!(case.name, load.name());
             assert!(case.burst.payload_size.is_multiple_of(8) && case.burst.payload_size > 0);
-            assert!(case.connections <= CONNECTIONS_MAX);
+            assert!(case.connections <= case.open && case.open <= CONNECTIONS_MAX);
+            assert!(case.window == 1 || load.is_pipelined());
         }
     }
 
     #[test]
-    fn many_connections_keep_less_in_flight_each() {
-        let window = |connections| DaemonCase::new(Load::Pipelined, 64, connections, 1).window();
-        assert_eq!((window(1), window(16), window(1_000)), (64, 64, 1));
+    fn every_bar_of_throughput_has_its_case() {
+        let cases = daemon_cases();
+        let has = |size, connections, window| {
+            cases.iter().any(|case| {
+                let DaemonCase { load, case } = case;
+                *load == Load::Pipelined
+                    && (case.burst.payload_size, case.connections, case.window)
+                        == (size, connections, window)
+            })
+        };
+        for size in [64, 1024] {
+            assert!(has(size, 1, 64) && has(size, 16, 64));
+            assert!(has(size, 1_000, 1) && has(size, 1_000, 16));
+        }
+        assert!(has(4096, 1, 64));
+    }
+
+    #[test]
+    fn a_daemon_takes_its_settings_and_has_room_for_its_cases() {
+        let cores = Cores { server: 1, client: 0 };
+        for DaemonCase { load, case } in daemon_cases() {
+            let settings = daemon_settings(load.daemon(), cores);
+            let of = |key| settings.iter().find(|(name, _)| *name == key).map(|(_, value)| value);
+            assert!(of("ipc.max_connections").unwrap().parse::<u32>().unwrap() >= case.open);
+            assert_eq!(of("shards.cores").is_none(), matches!(load, Load::Cold(_)));
+            let overrides = settings.iter().map(|(key, value)| ((*key).to_owned(), value.clone()));
+            let sources = Sources {
+                file: None,
+                environment: Vec::new(),
+                overrides: overrides.collect(),
+                places: Places {
+                    runtime_dir: Some("/run/user/1".into()),
+                    config_home: None,
+                    state_home: None,
+                    home: None,
+                    runtime_root: "/run/user".into(),
+                    uid: 1,
+                },
+            };
+            Config::load(&sources).unwrap();
+        }
     }
 }

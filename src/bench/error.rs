@@ -3,6 +3,8 @@
 use std::io;
 use std::time::Duration;
 
+use crate::descriptors::DescriptorLimit;
+
 /// Why a measurement could not be made. None of these leaves a process behind.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -47,6 +49,10 @@ pub enum BenchError {
         /// Which side.
         who: &'static str,
     },
+
+    /// The system allows too few open files for the connections of this case.
+    #[error(transparent)]
+    Descriptors(#[from] DescriptorLimit),
 
     /// An answer was not a copy of its request.
     #[error("the answer to operation {stamp} carries {found:#x} instead of its stamp")]
@@ -93,6 +99,13 @@ pub enum BenchError {
 }
 
 impl BenchError {
+    /// Whether other cases may still be measured: this one met a restless machine, or one that
+    /// lacks what it needs.
+    #[must_use]
+    pub const fn ends_only_its_case(&self) -> bool {
+        matches!(self, Self::Noisy { .. } | Self::OutOfTime { .. } | Self::Descriptors(_))
+    }
+
     /// What a subject met; for `map_err`.
     pub(super) fn subject(error: impl std::error::Error + Send + Sync + 'static) -> Self {
         Self::Subject(Box::new(error))

@@ -5,19 +5,27 @@ use std::time::Duration;
 
 use super::cache_line::CacheLine;
 use super::doorbell::{Alarm, Doorbells};
+use super::slots::{SlotLane, Slots};
+use super::throughput::Pipeline;
 use super::{
     BenchError, Burst, Case, CaseResult, Cores, Instruments, Launcher, Meter, Pace, Pinned,
-    ResponderKind, Samples, time_round_trips,
+    Progress, ResponderKind, Samples, time_round_trips,
 };
 
 /// Seconds that a responder lives beyond its burst, for its start.
 const START_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// Messages under way in a limit of slots that is measured alone.
+const SLOT_COUNT: u32 = 64;
 
 /// A bare exchange between two processes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Limit {
     /// Both sides poll shared memory; the payload is copied out and back. 8 to 4096 bytes.
     CacheLine,
+    /// Both sides poll shared memory in which so many messages are under way; each is copied in and
+    /// out on both sides, and nothing else is done.
+    Slots(u32),
     /// Both sides block on an eventfd; only 8 bytes travel.
     Eventfd,
 }
@@ -41,7 +49,7 @@ impl LimitMeter {
     ///
     /// [`BenchError::SharedCore`]: a polling limit on one core.
     pub fn new(limit: Limit, cores: Cores, launcher: Launcher) -> Result<Self, BenchError> {
-        if limit == Limit::CacheLine && cores.server == cores.client {
+        if limit != Limit::Eventfd && cores.server == cores.client {
             return Err(BenchError::SharedCore { core: cores.client });
         }
         Ok(Self { limit, cores, launcher })
@@ -54,11 +62,28 @@ impl LimitMeter {
         let _responder = self.launcher.start(
             ResponderKind::CacheLine,
             burst.payload_size,
+            1,
             self.cores,
             life,
             &lent,
         )?;
         time_round_trips(&mut client, burst, samples)
+    }
+
+    fn measure_slots(
+        &self,
+        count: u32,
+        burst: &Burst,
+        samples: &mut Samples,
+    ) -> Result<(), BenchError> {
+        let size = burst.payload_size;
+        let (slots, memory) = Slots::create(size, count as usize)?;
+        let life = burst.time_max * 2 + START_TIME_MAX;
+        let lent = [memory.as_fd()];
+        let _responder =
+            self.launcher.start(ResponderKind::Slots, size, count, self.cores, life, &lent)?;
+        Pipeline::new([SlotLane::new(slots)], count, size, self.cores.client)
+            .measure_burst(burst, samples)
     }
 
     fn measure_eventfd(&self, burst: &Burst, samples: &mut Samples) -> Result<(), BenchError> {
@@ -68,6 +93,7 @@ impl LimitMeter {
         let responder = self.launcher.start(
             ResponderKind::Eventfd,
             burst.payload_size,
+            1,
             self.cores,
             life,
             &lent,
@@ -83,6 +109,7 @@ impl Meter for LimitMeter {
         let _pinned = Pinned::to(self.cores.client)?;
         match self.limit {
             Limit::CacheLine => self.measure_cache_line(burst, samples),
+            Limit::Slots(count) => self.measure_slots(count, burst, samples),
             Limit::Eventfd => self.measure_eventfd(burst, samples),
         }
     }
@@ -114,10 +141,20 @@ pub fn limit_cases() -> Vec<LimitCase> {
         };
         LimitCase { limit, on_one_core, case: Case::new(name, 1, burst) }
     };
+    let slots = |payload_size| {
+        let limit = Limit::Slots(SLOT_COUNT);
+        let mut limit =
+            case("limit/slots", limit, false, payload_size, 1_000_000, Pace::BackToBack);
+        limit.case.window = SLOT_COUNT;
+        limit
+    };
     vec![
         case("limit/cache-line", Limit::CacheLine, false, 64, 200_000, Pace::BackToBack),
         case("limit/cache-line", Limit::CacheLine, false, 1024, 200_000, Pace::BackToBack),
         case("limit/cache-line", Limit::CacheLine, false, 4096, 100_000, Pace::BackToBack),
+        slots(64),
+        slots(1024),
+        slots(4096),
         case("limit/eventfd", Limit::Eventfd, false, 8, 5_000, Pace::BackToBack),
         case("limit/eventfd-parked", Limit::Eventfd, false, 8, 500, parked),
         case("limit/eventfd-one-core", Limit::Eventfd, true, 8, 20_000, Pace::BackToBack),
@@ -134,14 +171,16 @@ pub fn run_limits(
     cases: &[LimitCase],
     cores: Cores,
     launcher: &Launcher,
+    progress: &mut dyn FnMut(Progress),
     mut report: impl FnMut(CaseResult),
 ) -> Result<(), BenchError> {
     let mut canary = LimitMeter::new(Limit::CacheLine, cores, launcher.clone())?;
     for LimitCase { limit, on_one_core, case } in cases {
         let placed = if *on_one_core { cores.on_one_core() } else { cores };
         let mut subject = LimitMeter::new(*limit, placed, launcher.clone())?;
-        let instruments = Instruments { canary: &mut canary, limit: None, subject: &mut subject };
-        report(case.run(instruments)?);
+        let instruments =
+            Instruments { canary: &mut canary, limits: Vec::new(), subject: &mut subject };
+        report(case.run(instruments, progress)?);
     }
     Ok(())
 }
@@ -182,6 +221,16 @@ mod tests {
     }
 
     #[test]
+    fn slots_carry_many_messages_at_once() {
+        let Some(cores) = two_cores() else { return };
+        for (count, payload_size) in [(1, 64), (16, 1024), (300, 4096)] {
+            let burst = Burst { payload_size, operation_count: 2_000, ..BURST };
+            let samples = measure(Limit::Slots(count), cores, &burst).unwrap();
+            assert!(samples.count() > 0 && samples.summary().msgs_per_s > 0.0);
+        }
+    }
+
+    #[test]
     fn eventfds_wake_each_other_across_cores_and_on_one() {
         let Some(cores) = two_cores() else { return };
         let parked = Burst { pace: Pace::Parked(Duration::from_micros(200)), ..BURST };
@@ -195,10 +244,10 @@ mod tests {
     #[test]
     fn a_polling_limit_on_one_core_is_refused() {
         let one = Cores { server: 1, client: 1 };
-        assert!(matches!(
-            measure(Limit::CacheLine, one, &BURST),
-            Err(BenchError::SharedCore { core: 1 })
-        ));
+        for limit in [Limit::CacheLine, Limit::Slots(2)] {
+            let refused = measure(limit, one, &BURST);
+            assert!(matches!(refused, Err(BenchError::SharedCore { core: 1 })));
+        }
     }
 
     #[test]
@@ -221,7 +270,9 @@ mod tests {
             case.burst = Burst { warmup_count: 2, operation_count: 10, ..case.burst };
         }
         let mut results = Vec::new();
-        match run_limits(&cases, cores, &test_launcher(), |result| results.push(result)) {
+        match run_limits(&cases, cores, &test_launcher(), &mut |_| {}, |result| {
+            results.push(result)
+        }) {
             Ok(()) => assert_eq!(results.len(), cases.len()),
             Err(BenchError::Noisy { .. }) => {
                 eprintln!("a noisy machine; {} cases were complete", results.len())

@@ -103,7 +103,7 @@ pub fn time_round_trips<S: Subject>(
                 exchange.perform()?;
                 let now = Instant::now();
                 samples.record(now - completed);
-                samples.record_elapsed(now - completed);
+                samples.record_elapsed(1, now - completed);
                 completed = now;
                 if now >= deadline {
                     break;
@@ -117,7 +117,7 @@ pub fn time_round_trips<S: Subject>(
                 exchange.perform()?;
                 let interval = requested.elapsed();
                 samples.record(interval);
-                samples.record_elapsed(interval);
+                samples.record_elapsed(1, interval);
                 if requested >= deadline {
                     break;
                 }

@@ -18,6 +18,7 @@ use super::cache_line::CacheLine;
 use super::doorbell::Doorbells;
 use super::inherit::{Loan, adopt};
 use super::pin::pin_for_good;
+use super::slots::Slots;
 use super::{BenchError, Cores, follow_parent};
 
 /// The hidden subcommand that makes this executable a responder.
@@ -31,6 +32,8 @@ const EXIT_TIME_OVER: i32 = 75;
 pub enum ResponderKind {
     /// Polls a slot of shared memory. One descriptor: the memory.
     CacheLine,
+    /// Polls slots of shared memory in turn. One descriptor: the memory.
+    Slots,
     /// Blocks on an eventfd. Two descriptors: the request and the response doorbell.
     Eventfd,
 }
@@ -39,6 +42,7 @@ impl ResponderKind {
     fn word(self) -> &'static str {
         match self {
             Self::CacheLine => "cache-line",
+            Self::Slots => "slots",
             Self::Eventfd => "eventfd",
         }
     }
@@ -51,6 +55,8 @@ pub struct ResponderArguments {
     pub kind: ResponderKind,
     /// Bytes of one message.
     pub payload_size: usize,
+    /// Messages that may be under way; only slots can have more than one.
+    pub slot_count: u32,
     /// Core to run on.
     pub core: usize,
     /// Process id of the parent, without which there is nobody to answer.
@@ -77,6 +83,11 @@ impl ResponderArguments {
             (ResponderKind::CacheLine, &[memory]) => {
                 CacheLine::open(adopt(memory, "/memfd:")?, self.payload_size)?.answer_forever()
             }
+            (ResponderKind::Slots, &[memory]) => {
+                let memory = adopt(memory, "/memfd:")?;
+                let slots = Slots::open(memory, self.payload_size, self.slot_count as usize)?;
+                slots.answer_forever()
+            }
             (ResponderKind::Eventfd, &[request, response]) => {
                 let adopt = |number| adopt(number, "anon_inode:[eventfd]");
                 Doorbells { request: adopt(request)?, response: adopt(response)? }.answer_forever()
@@ -91,6 +102,7 @@ impl ResponderArguments {
     fn to_words(&self) -> Vec<OsString> {
         let numbers = [
             self.payload_size.to_string(),
+            self.slot_count.to_string(),
             self.core.to_string(),
             self.parent.to_string(),
             self.seconds.to_string(),
@@ -146,6 +158,7 @@ impl Launcher {
         &self,
         kind: ResponderKind,
         payload_size: usize,
+        slot_count: u32,
         cores: Cores,
         time_max: Duration,
         descriptors: &[BorrowedFd<'_>],
@@ -155,6 +168,7 @@ impl Launcher {
         let arguments = ResponderArguments {
             kind,
             payload_size,
+            slot_count,
             core: cores.server,
             parent: rustix::process::getpid().as_raw_nonzero().into(),
             seconds: time_max.as_secs() + 1,
@@ -231,10 +245,11 @@ pub(super) mod tests {
 
     #[test]
     fn arguments_survive_the_command_line() {
-        for kind in [ResponderKind::CacheLine, ResponderKind::Eventfd] {
+        for kind in [ResponderKind::CacheLine, ResponderKind::Slots, ResponderKind::Eventfd] {
             let sent = ResponderArguments {
                 kind,
                 payload_size: 64,
+                slot_count: 3,
                 core: 1,
                 parent: 77,
                 seconds: 9,
@@ -250,6 +265,7 @@ pub(super) mod tests {
         let stranger = ResponderArguments {
             kind: ResponderKind::Eventfd,
             payload_size: 8,
+            slot_count: 1,
             core: 0,
             parent: 1,
             seconds: 5,
@@ -273,7 +289,7 @@ pub(super) mod tests {
         let core = rustix::thread::sched_getcpu();
         let cores = Cores { server: core, client: core };
         let responder = test_launcher()
-            .start(ResponderKind::Eventfd, 8, cores, Duration::from_secs(5), &lent)
+            .start(ResponderKind::Eventfd, 8, 1, cores, Duration::from_secs(5), &lent)
             .unwrap();
         let id = responder.id();
         drop(responder);

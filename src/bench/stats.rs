@@ -12,12 +12,26 @@ const SIGNIFICANT_DIGITS: u8 = 3;
 /// Longest interval that is told apart, in nanoseconds; a longer one is recorded as this.
 const INTERVAL_NS_MAX: u64 = 60_000_000_000;
 
+/// How fine a curve is, and how far it goes: to one operation in a million.
+const POINTS_PER_DECADE: u32 = 12;
+const CURVE_DECADES_MAX: f64 = 6.0;
+
 /// The intervals of one burst, in nanoseconds, with three significant digits.
 #[derive(Clone, Debug)]
 pub struct Samples {
     histogram: Histogram<u64>,
-    /// Time in which the recorded operations were done, for the rate.
+    /// Operations that were done, recorded or not, and the time in which they were: for the rate.
+    operation_count: u64,
     elapsed: Duration,
+}
+
+/// One point of a latency curve: `share` of the operations took no longer than `interval_ns`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct CurvePoint {
+    /// From 0 up to, but not including, 1.
+    pub share: f64,
+    /// Nanoseconds.
+    pub interval_ns: u64,
 }
 
 impl Samples {
@@ -26,13 +40,21 @@ impl Samples {
     pub fn new() -> Self {
         let histogram = Histogram::new_with_bounds(1, INTERVAL_NS_MAX, SIGNIFICANT_DIGITS)
             .expect("the bounds are constants and in range");
-        Self { histogram, elapsed: Duration::ZERO }
+        Self { histogram, operation_count: 0, elapsed: Duration::ZERO }
     }
 
     /// Forgets everything and keeps the memory.
     pub fn clear(&mut self) {
         self.histogram.reset();
+        self.operation_count = 0;
         self.elapsed = Duration::ZERO;
+    }
+
+    /// Adds all that `other` holds.
+    pub fn add(&mut self, other: &Self) {
+        self.histogram.add(&other.histogram).expect("both have the same bounds");
+        self.operation_count += other.operation_count;
+        self.elapsed += other.elapsed;
     }
 
     /// Adds the interval of one operation.
@@ -43,14 +65,16 @@ impl Samples {
         self.histogram.saturating_record(nanoseconds);
     }
 
-    /// Adds to the time in which the recorded operations were done: the sum of the intervals when
-    /// they follow each other, the wall time when they overlap.
+    /// Adds operations, whether the interval of each was recorded or not, and the time in which they
+    /// were done: the sum of the intervals when they follow each other, the wall time when they
+    /// overlap.
     #[inline]
-    pub fn record_elapsed(&mut self, elapsed: Duration) {
+    pub fn record_elapsed(&mut self, operation_count: u64, elapsed: Duration) {
+        self.operation_count += operation_count;
         self.elapsed += elapsed;
     }
 
-    /// How many operations were recorded.
+    /// How many intervals were recorded.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.histogram.len()
@@ -62,11 +86,31 @@ impl Samples {
         let seconds = self.elapsed.as_secs_f64();
         Summary {
             p50_ns: self.histogram.value_at_quantile(0.50),
+            p90_ns: self.histogram.value_at_quantile(0.90),
             p99_ns: self.histogram.value_at_quantile(0.99),
             p999_ns: self.histogram.value_at_quantile(0.999),
             max_ns: self.histogram.max(),
-            msgs_per_s: if seconds > 0.0 { self.count() as f64 / seconds } else { 0.0 },
+            msgs_per_s: if seconds > 0.0 { self.operation_count as f64 / seconds } else { 0.0 },
         }
+    }
+
+    /// The latencies as a curve: [`POINTS_PER_DECADE`] points for each tenfold rarer operation, as far
+    /// as there are operations to tell apart. Empty when nothing was recorded.
+    #[must_use]
+    pub fn curve(&self) -> Vec<CurvePoint> {
+        if self.count() == 0 {
+            return Vec::new();
+        }
+        let decades = (self.count() as f64).log10().min(CURVE_DECADES_MAX);
+        let point = |step: u32| {
+            let share = 1.0 - 10_f64.powf(-f64::from(step) / f64::from(POINTS_PER_DECADE));
+            CurvePoint { share, interval_ns: self.histogram.value_at_quantile(share) }
+        };
+        // Bounded: at most `CURVE_DECADES_MAX` decades.
+        (0..)
+            .take_while(|step| f64::from(*step) <= decades * f64::from(POINTS_PER_DECADE))
+            .map(point)
+            .collect()
     }
 }
 
@@ -82,6 +126,8 @@ impl Default for Samples {
 pub struct Summary {
     /// Half of the operations took no longer.
     pub p50_ns: u64,
+    /// 90 % took no longer.
+    pub p90_ns: u64,
     /// 99 % took no longer.
     pub p99_ns: u64,
     /// 99.9 % took no longer.
@@ -115,10 +161,10 @@ mod tests {
         let mut samples = Samples::new();
         for nanoseconds in 1..=1000 {
             samples.record(Duration::from_nanos(nanoseconds));
-            samples.record_elapsed(Duration::from_nanos(nanoseconds));
+            samples.record_elapsed(1, Duration::from_nanos(nanoseconds));
         }
         let summary = samples.summary();
-        assert_eq!((summary.p50_ns, summary.p99_ns), (500, 990));
+        assert_eq!((summary.p50_ns, summary.p90_ns, summary.p99_ns), (500, 900, 990));
         assert_eq!((summary.p999_ns, summary.max_ns), (999, 1000));
         // 1000 operations in 500.5 µs.
         assert!((summary.msgs_per_s - 1_998_001.998).abs() < 0.01);
@@ -138,9 +184,37 @@ mod tests {
     fn cleared_samples_are_as_new() {
         let mut samples = Samples::new();
         samples.record(Duration::from_nanos(7));
-        samples.record_elapsed(Duration::from_nanos(7));
+        samples.record_elapsed(1, Duration::from_nanos(7));
         samples.clear();
         assert_eq!(samples.summary(), Summary::default());
+    }
+
+    #[test]
+    fn a_curve_rises_as_far_as_there_are_operations_to_tell_apart() {
+        let mut samples = Samples::new();
+        assert!(samples.curve().is_empty());
+        for nanoseconds in 1..=1000 {
+            samples.record(Duration::from_nanos(nanoseconds));
+        }
+        let curve = samples.curve();
+        // Three decades of a thousand operations, both ends included.
+        assert_eq!(curve.len(), 3 * POINTS_PER_DECADE as usize + 1);
+        assert!(curve.is_sorted_by(|a, b| a.share < b.share && a.interval_ns <= b.interval_ns));
+        let last = curve[curve.len() - 1];
+        assert!((last.share - 0.999).abs() < 1e-9 && last.interval_ns == 999, "{last:?}");
+    }
+
+    #[test]
+    fn added_samples_are_those_of_both() {
+        let mut samples = Samples::new();
+        let mut other = Samples::new();
+        samples.record(Duration::from_nanos(10));
+        other.record(Duration::from_nanos(30));
+        other.record_elapsed(8, Duration::from_micros(2));
+        samples.add(&other);
+        let summary = samples.summary();
+        assert_eq!((samples.count(), summary.p50_ns, summary.max_ns), (2, 10, 30));
+        assert!((summary.msgs_per_s - 4e6).abs() < 1.0, "operations that were not recorded count");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::env;
 use std::io::{self, IsTerminal as _, Write};
 
-use super::CaseResult;
+use super::{CaseResult, Figures, LimitResult};
 
 /// Spaces between two columns.
 const GAP: &str = "  ";
@@ -69,6 +69,18 @@ impl Table {
         self.rows.push(row.into());
     }
 
+    /// The names of the columns and where their cells stand.
+    #[must_use]
+    pub fn columns(&self) -> &[(String, Alignment)] {
+        &self.columns
+    }
+
+    /// The rows, each with a cell for every column.
+    #[must_use]
+    pub fn rows(&self) -> &[Vec<String>] {
+        &self.rows
+    }
+
     /// Writes the head and the rows, one line each, without trailing spaces.
     ///
     /// # Errors
@@ -105,40 +117,112 @@ impl Table {
     }
 }
 
-/// The results of a run, one row a case.
+/// The results of a run: a table of round trips and one of pipelined loads, whichever has rows. Below
+/// each case stand the limits that it was measured beside; a ratio is the case's figure over that of
+/// the limit in its row.
 #[must_use]
-pub fn result_table(results: &[CaseResult]) -> Table {
+pub fn result_tables(results: &[CaseResult]) -> Vec<Table> {
+    let (pipelined, single): (Vec<_>, Vec<_>) =
+        results.iter().partition(|result| result.is_pipelined());
+    let tables =
+        [(single, round_trip_table as fn(&[&CaseResult]) -> Table), (pipelined, load_table)];
+    let filled = tables.into_iter().filter(|(results, _)| !results.is_empty());
+    filled.map(|(results, table)| table(&results)).collect()
+}
+
+fn round_trip_table(results: &[&CaseResult]) -> Table {
+    use Alignment::{Left, Right};
+    let mut table = Table::new(&[
+        ("case", Left),
+        ("size", Right),
+        ("p50", Right),
+        ("p90", Right),
+        ("p99", Right),
+        ("p99.9", Right),
+        ("max", Right),
+        ("p50 ×", Right),
+        ("p99 ×", Right),
+        ("rounds", Right),
+    ]);
+    for result in results {
+        let [p50, p90, p99, p999, max] = latencies(&result.figures);
+        let (none, size) = (String::new, result.size.to_string());
+        let rounds = rounds_text(result);
+        table.push([result.case.clone(), size, p50, p90, p99, p999, max, none(), none(), rounds]);
+        for limit in &result.limits {
+            let [p50, p90, p99, p999, max] = latencies(&limit.figures);
+            let ratios = [limit.ratio_p50, limit.ratio_p99].map(ratio_text);
+            let [ratio_p50, ratio_p99] = ratios;
+            let name = beside(limit);
+            table.push([name, none(), p50, p90, p99, p999, max, ratio_p50, ratio_p99, none()]);
+        }
+    }
+    table
+}
+
+fn load_table(results: &[&CaseResult]) -> Table {
     use Alignment::{Left, Right};
     let mut table = Table::new(&[
         ("case", Left),
         ("size", Right),
         ("conns", Right),
+        ("open", Right),
+        ("window", Right),
+        ("msgs/s", Right),
         ("p50", Right),
         ("p99", Right),
         ("p99.9", Right),
-        ("msgs/s", Right),
-        ("limit p50", Right),
-        ("ratio", Right),
+        ("max", Right),
+        ("time ×", Right),
         ("rounds", Right),
     ]);
     for result in results {
-        table.push([
-            result.case.clone(),
-            result.size.to_string(),
-            result.connections.to_string(),
-            duration_text(result.p50_ns),
-            duration_text(result.p99_ns),
-            duration_text(result.p999_ns),
-            rate_text(result.msgs_per_s),
-            result.limit_p50_ns.map_or_else(|| "–".to_owned(), duration_text),
-            result.ratio_p50.map_or_else(|| "–".to_owned(), |ratio| format!("{ratio:.2}×")),
-            match result.rejected_rounds {
-                0 => result.rounds.to_string(),
-                rejected => format!("{} (−{rejected})", result.rounds),
-            },
-        ]);
+        let [p50, _, p99, p999, max] = latencies(&result.figures);
+        let rate = rate_text(result.figures.msgs_per_s);
+        let [size, conns, open, window] = [
+            result.size as u64,
+            result.connections.into(),
+            result.open.into(),
+            result.window.into(),
+        ]
+        .map(|number: u64| number.to_string());
+        let (case, rounds) = (result.case.clone(), rounds_text(result));
+        let none = String::new;
+        table.push([case, size, conns, open, window, rate, p50, p99, p999, max, none(), rounds]);
+        for limit in &result.limits {
+            let [p50, _, p99, p999, max] = latencies(&limit.figures);
+            let rate = rate_text(limit.figures.msgs_per_s);
+            let (name, ratio) = (beside(limit), ratio_text(limit.ratio_time));
+            let [size, conns, open, window, rounds] = [(); 5].map(|()| none());
+            table.push([name, size, conns, open, window, rate, p50, p99, p999, max, ratio, rounds]);
+        }
     }
     table
+}
+
+/// p50, p90, p99, p99.9 and the maximum.
+fn latencies(figures: &Figures) -> [String; 5] {
+    [figures.p50_ns, figures.p90_ns, figures.p99_ns, figures.p999_ns, figures.max_ns]
+        .map(duration_text)
+}
+
+fn beside(limit: &LimitResult) -> String {
+    format!("  beside {}", limit.limit)
+}
+
+/// Rounds that were kept, and how many were not.
+#[must_use]
+pub fn rounds_text(result: &CaseResult) -> String {
+    match result.rejected_rounds {
+        0 => result.rounds.to_string(),
+        rejected => format!("{} (−{rejected})", result.rounds),
+    }
+}
+
+/// A ratio for a reader; a dash where there is none.
+#[must_use]
+pub fn ratio_text(ratio: Option<f64>) -> String {
+    ratio.map_or_else(|| "–".to_owned(), |ratio| format!("{ratio:.2}×"))
 }
 
 /// Nanoseconds for a reader: three digits and the unit that suits them.
@@ -148,7 +232,8 @@ pub fn duration_text(nanoseconds: u64) -> String {
 }
 
 /// A rate for a reader, in plain, thousands, millions or billions.
-fn rate_text(per_second: u64) -> String {
+#[must_use]
+pub fn rate_text(per_second: u64) -> String {
     scaled(per_second as f64, &["", " k", " M", " G"])
 }
 
@@ -172,6 +257,7 @@ fn scaled(mut value: f64, units: &[&str]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::result::tests::example;
     use super::*;
 
     fn written(table: &Table, style: Style) -> String {
@@ -231,42 +317,42 @@ mod tests {
         assert_eq!(shown.map(duration_text), expected);
     }
 
-    #[test]
-    fn a_result_without_limit_shows_dashes() {
-        let result = CaseResult {
-            schema: super::super::SCHEMA.into(),
-            case: "throughput".into(),
-            size: 1024,
-            connections: 16,
-            p50_ns: 900,
-            p99_ns: 1_200,
-            p999_ns: 80_000,
-            msgs_per_s: 4_900_000,
-            limit_p50_ns: None,
-            limit_p99_ns: None,
-            ratio_p50: None,
-            canary_p50_ns: 130,
-            rounds: 5,
-            rejected_rounds: 2,
+    fn rows(table: &Table) -> Vec<Vec<String>> {
+        let text = written(table, Style::Plain);
+        let cells = |line: &str| {
+            let cells = line.split("  ").map(str::trim).filter(|cell| !cell.is_empty());
+            cells.map(str::to_owned).collect()
         };
-        let text = written(&result_table(&[result]), Style::Plain);
-        let row: Vec<&str> =
-            text.lines().nth(1).unwrap().split("  ").filter(|cell| !cell.is_empty()).collect();
-        let row: Vec<&str> = row.into_iter().map(str::trim).collect();
+        text.lines().skip(1).map(cells).collect()
+    }
+
+    #[test]
+    fn limits_stand_below_their_round_trip_with_both_ratios() {
+        let tables = result_tables(&[example()]);
+        assert_eq!(tables.len(), 1);
+        let rows = rows(&tables[0]);
         assert_eq!(
-            row,
-            [
-                "throughput",
-                "1024",
-                "16",
-                "900 ns",
-                "1.20 µs",
-                "80.0 µs",
-                "4.90 M",
-                "–",
-                "–",
-                "5 (−2)"
-            ]
+            rows[0],
+            ["rtt_hot", "64", "240 ns", "260 ns", "371 ns", "900 ns", "80.0 µs", "5 (−2)"]
         );
+        assert_eq!(rows[1][0], "beside cache line");
+        assert_eq!(rows[1][6..], ["1.71×", "1.85×"]);
+    }
+
+    #[test]
+    fn a_load_shows_its_window_and_what_is_open() {
+        let mut result = CaseResult {
+            case: "open".into(),
+            connections: 16,
+            open: 10_000,
+            window: 8,
+            ..example()
+        };
+        result.limits[0].ratio_time = None;
+        let tables = result_tables(&[example(), result]);
+        assert_eq!(tables.len(), 2);
+        let rows = rows(&tables[1]);
+        assert_eq!(rows[0][..6], ["open", "64", "16", "10000", "8", "4.10 M"]);
+        assert_eq!(rows[1].last().unwrap(), "–");
     }
 }

@@ -1,138 +1,94 @@
-//! Many requests in flight on many connections, from one thread.
+//! Many requests in flight on many lanes, from one thread.
 //!
-//! The thread visits its connections in turn: takes every answer that is there, tops the requests
-//! up to the window, rings once. Each answer is checked for its id and its stamps, so nothing is
-//! counted that was not answered.
+//! The thread visits its lanes in turn: takes every answer that is there, tops the requests up to the
+//! window, flushes once. Each answer is checked for its order and its stamps, so nothing is counted
+//! that was not answered; one in [`TIMED_INTERVAL`] is timed, because reading the clock for each
+//! would cost as much as the rest.
 
 use std::hint;
 use std::time::{Duration, Instant};
 
+use super::lane::Lane;
 use super::{BenchError, Burst, Meter, Pinned, Samples};
-use crate::client::{ConnectOptions, Connection, Received, WaitPolicy};
-use crate::descriptors;
-use crate::limits::{RING_CAPACITY_MAX, RING_CAPACITY_MIN, SYNC_REPLY_SIZE_MIN};
-use crate::wire::{MessageType, Status, span};
 
 const WORD_SIZE: usize = 8;
 
-/// Descriptors of one connection while it is made: socket, region, two doorbells.
-const DESCRIPTORS_PER_CONNECTION: u64 = 4;
-/// Descriptors of everything else in this process.
-const DESCRIPTORS_RESERVED: u64 = 64;
+/// One in this many requests is timed. Odd, so that over time every place of a window is.
+const TIMED_INTERVAL: u32 = 61;
 
-/// Bytes of a response ring that must be free before the daemon takes a request at all; a ring with
-/// less beside its window would measure backpressure.
-const ROOM_FOR_REPLY: u64 = 4 * SYNC_REPLY_SIZE_MIN as u64;
-
-/// Stamps between two reads of the clock: a message has two, so they are off by 8 messages at most,
-/// a microsecond or two of a latency that has tens.
-const STAMPS_PER_READ: u32 = 16;
-
-/// Visits to all connections without any answer, between two looks at the clock and the sockets.
+/// Visits to all lanes without any answer, between two looks at the clock and the other side.
 const IDLE_ROUNDS_PER_LOOK: u32 = 4_096;
 
 /// How long no answer at all may come.
 const SILENCE_MAX: Duration = Duration::from_secs(5);
 
-/// All connections of one load.
+/// All lanes of one load.
 #[derive(Debug)]
-pub(super) struct Pipeline {
-    lanes: Vec<Lane>,
+pub(super) struct Pipeline<L> {
+    lanes: Vec<Loaded<L>>,
+    window: u32,
     client_core: usize,
     payload: Vec<u8>,
     answer: Vec<u8>,
 }
 
-/// One connection and its requests in flight.
+/// A lane and its requests in flight: those from the oldest stamp up to, but not including, the next.
 #[derive(Debug)]
-struct Lane {
-    connection: Connection,
-    /// One slot for each request that may be in flight, at its stamp modulo their number.
-    slots: Vec<Option<Sent>>,
+struct Loaded<L> {
+    lane: L,
     /// The number of the next request, which it carries in its first and last word.
     next_stamp: u64,
-}
-
-/// A request in flight.
-#[derive(Clone, Copy, Debug)]
-struct Sent {
-    request_id: u64,
-    stamp: u64,
-    at: Instant,
+    oldest_stamp: u64,
+    /// The request that is timed, and when it was sent.
+    timed: Option<(u64, Instant)>,
 }
 
 /// What is left to do in a burst.
 struct Quota {
     unsent: u64,
-    unanswered: u64,
+    /// Requests until the next that is timed, for which the clock is read.
+    untimed: u32,
+    /// Nothing is sent after this.
+    deadline: Instant,
 }
 
-/// A clock that is read once for several stamps. A read waits for all loads that are under way, so
-/// one for each message keeps the next connection's lines from being fetched meanwhile: with it,
-/// 1,000 × 1 KiB measured its own clock.
-struct Stopwatch {
-    now: Instant,
-    stamps_left: u32,
-}
-
-impl Pipeline {
-    /// Opens `connections` connections with rings just large enough for `window` requests of
-    /// `payload_size` bytes: a ring that never runs empty is walked from end to end, and its size
-    /// is memory.
-    ///
-    /// # Errors
-    ///
-    /// The limit on open files is too low, or a connection is refused.
-    pub(super) fn connect(
-        options: ConnectOptions,
-        connections: u32,
-        window: usize,
+impl<L: Lane> Pipeline<L> {
+    /// A load of `window` requests of `payload_size` bytes in flight on each lane.
+    pub(super) fn new(
+        lanes: impl IntoIterator<Item = L>,
+        window: u32,
         payload_size: usize,
         client_core: usize,
-    ) -> Result<Self, BenchError> {
-        let descriptors = u64::from(connections) * DESCRIPTORS_PER_CONNECTION;
-        descriptors::raise_limit(descriptors + DESCRIPTORS_RESERVED)
-            .map_err(std::io::Error::other)
-            .map_err(BenchError::system("open so many connections"))?;
-        let frame_size = u32::try_from(payload_size).map_or(RING_CAPACITY_MAX, span);
-        let in_flight_size = frame_size.saturating_mul(window as u64).min(RING_CAPACITY_MAX);
-        let capacity = (2 * in_flight_size + ROOM_FOR_REPLY)
-            .next_power_of_two()
-            .clamp(RING_CAPACITY_MIN, RING_CAPACITY_MAX);
-        let options =
-            options.wait(WaitPolicy::SPIN).request_capacity(capacity).response_capacity(capacity);
-        let lane = |_| {
-            let connection = Connection::connect(&options).map_err(BenchError::subject)?;
-            Ok(Lane { connection, slots: vec![None; window], next_stamp: 1 })
-        };
-        let lanes = (0..connections).map(lane).collect::<Result<_, BenchError>>()?;
+    ) -> Self {
+        let loaded = |lane| Loaded { lane, next_stamp: 1, oldest_stamp: 1, timed: None };
+        let lanes = lanes.into_iter().map(loaded).collect();
         let (payload, answer) = (vec![0; payload_size], vec![0; payload_size]);
-        Ok(Self { lanes, client_core, payload, answer })
+        Self { lanes, window, client_core, payload, answer }
     }
 
-    /// Sends and receives until `quota` is used up; the latencies go to `record`.
+    /// Sends and receives until `count` requests are answered, or all those that were sent before the
+    /// deadline; the timed latencies go to `record`. Gives how many were answered.
     fn run(
         &mut self,
-        mut quota: Quota,
+        count: u32,
         deadline: Instant,
         mut record: impl FnMut(Duration),
-    ) -> Result<(), BenchError> {
+    ) -> Result<u64, BenchError> {
+        let mut quota = Quota { unsent: count.into(), untimed: TIMED_INTERVAL, deadline };
+        let (mut sent, mut answered) = (0, 0);
         let mut idle_rounds = 0;
         let mut last_answer = Instant::now();
-        let mut watch = Stopwatch::new();
-        // Bounded: answers count down, time stops the sending, silence stops the waiting.
-        while quota.unanswered > 0 {
-            let unanswered = quota.unanswered;
-            for lane in &mut self.lanes {
-                lane.receive(&mut self.answer, &mut quota, &mut watch, &mut record)?;
-                lane.send(&mut self.payload, &mut quota, &mut watch, deadline)?;
+        // Bounded: sending ends with the quota, and silence stops the waiting.
+        while quota.unsent > 0 || answered < sent {
+            let answered_before = answered;
+            for loaded in &mut self.lanes {
+                answered += loaded.receive(&mut self.answer, &mut record)?;
+                sent += loaded.send(&mut self.payload, self.window, &mut quota)?;
             }
-            if quota.unanswered != unanswered {
+            if answered != answered_before {
                 idle_rounds = 0;
                 continue;
             }
-            // Nobody knows how long nothing came.
-            watch.stamps_left = 0;
             hint::spin_loop();
             idle_rounds += 1;
             if idle_rounds == 1 {
@@ -142,35 +98,38 @@ impl Pipeline {
                 self.look_around(last_answer)?;
             }
         }
-        Ok(())
+        Ok(answered)
     }
 
     #[cold]
     fn look_around(&mut self, last_answer: Instant) -> Result<(), BenchError> {
-        for lane in &mut self.lanes {
-            lane.connection.check_alive().map_err(BenchError::subject)?;
+        for loaded in &mut self.lanes {
+            loaded.lane.check_alive()?;
         }
         if last_answer.elapsed() > SILENCE_MAX {
-            return Err(BenchError::Silent { who: "daemon" });
+            return Err(BenchError::Silent { who: "other side" });
         }
         Ok(())
     }
-}
 
-impl Meter for Pipeline {
-    fn measure(&mut self, burst: &Burst, samples: &mut Samples) -> Result<(), BenchError> {
-        if burst.payload_size != self.payload.len() || burst.payload_size < WORD_SIZE {
-            let size = burst.payload_size;
+    /// One burst on the current thread: warm-up first, then what is recorded.
+    pub(super) fn measure_burst(
+        &mut self,
+        burst: &Burst,
+        samples: &mut Samples,
+    ) -> Result<(), BenchError> {
+        let size = burst.payload_size;
+        if size != self.payload.len() || size < WORD_SIZE {
             return Err(BenchError::AnswerSize { size, expected: self.payload.len() });
         }
-        let _pinned = Pinned::to(self.client_core)?;
         // However slow the machine is, most of the time is for what is recorded.
         let warm = Instant::now() + burst.time_max / 4;
-        self.run(Quota::of(burst.warmup_count), warm, |_| {})?;
+        self.run(burst.warmup_count, warm, |_| {})?;
         let started = Instant::now();
         let deadline = started + burst.time_max;
-        self.run(Quota::of(burst.operation_count), deadline, |interval| samples.record(interval))?;
-        samples.record_elapsed(started.elapsed());
+        let answered =
+            self.run(burst.operation_count, deadline, |interval| samples.record(interval))?;
+        samples.record_elapsed(answered, started.elapsed());
         if samples.count() == 0 {
             return Err(BenchError::OutOfTime { time_max: burst.time_max });
         }
@@ -178,140 +137,206 @@ impl Meter for Pipeline {
     }
 }
 
-impl Quota {
-    fn of(count: u32) -> Self {
-        Self { unsent: count.into(), unanswered: count.into() }
-    }
-
-    /// Sends nothing more; what is in flight is still awaited.
-    fn stop(&mut self) {
-        self.unanswered -= self.unsent;
-        self.unsent = 0;
+impl<L: Lane> Meter for Pipeline<L> {
+    fn measure(&mut self, burst: &Burst, samples: &mut Samples) -> Result<(), BenchError> {
+        let _pinned = Pinned::to(self.client_core)?;
+        self.measure_burst(burst, samples)
     }
 }
 
-impl Stopwatch {
-    fn new() -> Self {
-        Self { now: Instant::now(), stamps_left: STAMPS_PER_READ }
-    }
-
-    /// The time, no older than the last few messages.
-    #[inline]
-    fn now(&mut self) -> Instant {
-        if self.stamps_left == 0 {
-            *self = Self::new();
-        }
-        self.stamps_left -= 1;
-        self.now
-    }
-}
-
-impl Lane {
-    /// Takes every answer that is there.
+impl<L: Lane> Loaded<L> {
+    /// Takes the answers that are there; gives how many.
     #[inline]
     fn receive(
         &mut self,
         answer: &mut Vec<u8>,
-        quota: &mut Quota,
-        watch: &mut Stopwatch,
         record: &mut impl FnMut(Duration),
-    ) -> Result<(), BenchError> {
-        // Bounded: no more answers than requests in flight.
-        while let Some(received) =
-            self.connection.try_receive(answer).map_err(BenchError::subject)?
-        {
-            let sent = self.settle(received, answer)?;
-            record(watch.now() - sent.at);
-            quota.unanswered -= 1;
+    ) -> Result<u64, BenchError> {
+        let oldest_before = self.oldest_stamp;
+        // Bounded by what is in flight.
+        while self.oldest_stamp != self.next_stamp && self.lane.try_receive(answer)? {
+            let stamp = self.oldest_stamp;
+            for found in [first_word(answer), last_word(answer)] {
+                if found != stamp {
+                    return Err(BenchError::WrongAnswer { stamp, found });
+                }
+            }
+            if let Some((_, sent)) = self.timed.take_if(|(timed, _)| *timed == stamp) {
+                record(sent.elapsed());
+            }
+            self.oldest_stamp += 1;
         }
-        Ok(())
+        Ok(self.oldest_stamp - oldest_before)
     }
 
-    /// Matches an answer with its request, which is then no longer in flight.
-    #[inline]
-    fn settle(&mut self, received: Received, answer: &[u8]) -> Result<Sent, BenchError> {
-        let stamp = first_word(answer);
-        let window = self.slots.len() as u64;
-        let slot = &mut self.slots[slot_index(stamp, window)];
-        let fits = |sent: &Sent| {
-            sent.stamp == stamp
-                && sent.request_id == received.request_id
-                && last_word(answer) == stamp
-                && received.last
-                && received.status == Status::Ok
-        };
-        slot.take_if(|sent| fits(sent))
-            .ok_or(BenchError::WrongAnswer { stamp: received.request_id, found: stamp })
-    }
-
-    /// Sends requests until the window or the quota is full, then rings once.
+    /// Sends requests until the window or the quota is used up, then flushes once; gives how many.
     #[inline]
     fn send(
         &mut self,
         payload: &mut [u8],
+        window: u32,
         quota: &mut Quota,
-        watch: &mut Stopwatch,
-        deadline: Instant,
-    ) -> Result<(), BenchError> {
-        let window = self.slots.len() as u64;
+    ) -> Result<u64, BenchError> {
         let first_stamp = self.next_stamp;
-        // Bounded by the window: a slot that was filled here stays so until an answer comes.
-        while quota.unsent > 0 {
+        let free = u64::from(window) - (first_stamp - self.oldest_stamp);
+        for _ in 0..free.min(quota.unsent) {
             let stamp = self.next_stamp;
-            let slot = &mut self.slots[slot_index(stamp, window)];
-            if slot.is_some() {
-                break;
-            }
-            let at = watch.now();
-            if at >= deadline {
-                quota.stop();
-                break;
-            }
             stamp_payload(payload, stamp);
-            let sent = self.connection.try_send(MessageType::ECHO, payload);
-            let Some(request_id) = sent.map_err(BenchError::subject)? else {
+            if quota.untimed == 0 && !self.begin_timing(stamp, quota) {
                 break;
-            };
-            *slot = Some(Sent { request_id, stamp, at });
-            self.next_stamp += 1;
+            }
+            if !self.lane.try_send(payload)? {
+                break;
+            }
+            quota.untimed -= 1;
             quota.unsent -= 1;
+            self.next_stamp += 1;
         }
-        if self.next_stamp != first_stamp {
-            self.connection.notify();
+        let sent = self.next_stamp - first_stamp;
+        if sent > 0 {
+            self.lane.flush();
         }
-        Ok(())
+        Ok(sent)
+    }
+
+    /// Times the request `stamp`, unless another of this lane still is; false when the time is up.
+    #[cold]
+    fn begin_timing(&mut self, stamp: u64, quota: &mut Quota) -> bool {
+        let now = Instant::now();
+        if now >= quota.deadline {
+            quota.unsent = 0;
+            return false;
+        }
+        self.timed.get_or_insert((stamp, now));
+        quota.untimed = TIMED_INTERVAL;
+        true
     }
 }
 
-#[allow(clippy::cast_possible_truncation, reason = "less than the number of slots")]
-const fn slot_index(stamp: u64, window: u64) -> usize {
-    (stamp % window) as usize
-}
-
 fn stamp_payload(payload: &mut [u8], stamp: u64) {
-    let end = payload.len() - WORD_SIZE;
-    payload[..WORD_SIZE].copy_from_slice(&stamp.to_ne_bytes());
-    payload[end..].copy_from_slice(&stamp.to_ne_bytes());
+    let stamp = stamp.to_ne_bytes();
+    *payload.first_chunk_mut().expect("a payload has a word") = stamp;
+    *payload.last_chunk_mut().expect("a payload has a word") = stamp;
 }
 
 /// The first word; zero, which is no stamp, when there is none.
+#[inline]
 fn first_word(bytes: &[u8]) -> u64 {
     bytes.first_chunk().map_or(0, |word| u64::from_ne_bytes(*word))
 }
 
+#[inline]
 fn last_word(bytes: &[u8]) -> u64 {
     bytes.last_chunk().map_or(0, |word| u64::from_ne_bytes(*word))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::VecDeque;
+
     use super::*;
 
+    const BURST: Burst = Burst {
+        payload_size: 64,
+        warmup_count: 10,
+        operation_count: 1_000,
+        pace: super::super::Pace::BackToBack,
+        time_max: Duration::from_secs(5),
+    };
+
+    /// Echoes with room for `room` requests; answer number `spoilt` loses its last word.
+    #[derive(Default)]
+    struct Queue {
+        room: usize,
+        answered: u64,
+        spoilt: u64,
+        deaf: bool,
+        queue: VecDeque<Vec<u8>>,
+        in_flight_max: usize,
+        flushes: u64,
+    }
+
+    impl Lane for Queue {
+        fn try_send(&mut self, payload: &[u8]) -> Result<bool, BenchError> {
+            if self.queue.len() == self.room {
+                return Ok(false);
+            }
+            self.queue.push_back(payload.to_vec());
+            self.in_flight_max = self.in_flight_max.max(self.queue.len());
+            Ok(true)
+        }
+
+        fn flush(&mut self) {
+            self.flushes += 1;
+        }
+
+        fn try_receive(&mut self, answer: &mut Vec<u8>) -> Result<bool, BenchError> {
+            if self.deaf {
+                return Ok(false);
+            }
+            let Some(found) = self.queue.pop_front() else { return Ok(false) };
+            *answer = found;
+            self.answered += 1;
+            if self.answered == self.spoilt {
+                answer.pop();
+            }
+            Ok(true)
+        }
+
+        fn check_alive(&mut self) -> Result<(), BenchError> {
+            Err(BenchError::Silent { who: "queue" })
+        }
+    }
+
+    fn pipeline(lanes: Vec<Queue>, window: u32) -> Pipeline<Queue> {
+        Pipeline::new(lanes, window, 64, 0)
+    }
+
+    fn queue(room: usize) -> Queue {
+        Queue { room, ..Queue::default() }
+    }
+
     #[test]
-    fn both_ends_of_a_payload_carry_the_stamp() {
-        let mut payload = [0; 64];
-        stamp_payload(&mut payload, 7);
-        assert_eq!((first_word(&payload), last_word(&payload)), (7, 7));
-        assert_eq!(first_word(&[1, 2]), 0);
+    fn every_request_is_answered_and_one_in_so_many_timed() {
+        let mut pipeline = pipeline(vec![queue(100), queue(100), queue(100)], 8);
+        let mut samples = Samples::new();
+        pipeline.measure_burst(&BURST, &mut samples).unwrap();
+        let answered: u64 = pipeline.lanes.iter().map(|loaded| loaded.lane.answered).sum();
+        assert_eq!(answered, 1_010);
+        assert_eq!(samples.count(), 1_000 / u64::from(TIMED_INTERVAL));
+        assert!(pipeline.lanes.iter().all(|loaded| loaded.lane.in_flight_max == 8));
+        assert!(samples.summary().msgs_per_s > 0.0);
+    }
+
+    #[test]
+    fn a_full_lane_is_tried_again_and_a_batch_is_flushed_once() {
+        let mut pipeline = pipeline(vec![queue(3)], 8);
+        pipeline.measure_burst(&BURST, &mut Samples::new()).unwrap();
+        let lane = &pipeline.lanes[0].lane;
+        assert_eq!((lane.in_flight_max, lane.answered), (3, 1_010));
+        assert_eq!(lane.flushes, 4 + 334, "batches of three");
+    }
+
+    #[test]
+    fn an_answer_cut_short_is_found() {
+        let mut pipeline = pipeline(vec![Queue { spoilt: 70, ..queue(100) }], 8);
+        let found = pipeline.measure_burst(&BURST, &mut Samples::new()).unwrap_err();
+        assert!(matches!(found, BenchError::WrongAnswer { stamp: 70, .. }), "{found}");
+    }
+
+    #[test]
+    fn nobody_waits_for_a_side_that_is_gone() {
+        let mut pipeline = pipeline(vec![Queue { deaf: true, ..queue(100) }], 8);
+        let found = pipeline.measure_burst(&BURST, &mut Samples::new()).unwrap_err();
+        assert!(matches!(found, BenchError::Silent { who: "queue" }), "{found}");
+    }
+
+    #[test]
+    fn a_spent_burst_ends_when_what_was_sent_is_answered() {
+        let mut pipeline = pipeline(vec![queue(100)], 8);
+        let spent = Burst { time_max: Duration::ZERO, ..BURST };
+        let found = pipeline.measure_burst(&spent, &mut Samples::new());
+        assert!(matches!(found, Err(BenchError::OutOfTime { .. })));
+        assert_eq!(pipeline.lanes[0].lane.queue.len(), 0);
     }
 }

@@ -1,15 +1,19 @@
 //! `annulus bench`: what this machine and this build can do. Everything that measures is in
 //! `annulus::bench`; here is only what is asked and what is printed.
 
+mod progress;
+
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use annulus::bench::{
-    BenchError, CaseResult, Cores, DaemonBench, DaemonCase, DaemonProcess, Launcher, LimitCase,
-    daemon_cases, daemon_settings, limit_cases, result_table, run_limits,
+    BenchError, Case, CaseResult, Cores, DaemonBench, DaemonCase, DaemonKind, DaemonProcess,
+    Launcher, LimitCase, Machine, allow_open_files, daemon_cases, daemon_settings, limit_cases,
+    report_page, result_tables, run_limits,
 };
 
+use self::progress::Steps;
 use super::exit::Exit;
 use super::failure::Failure;
 use super::interrupt;
@@ -24,22 +28,36 @@ const DAEMON_LIFE: Duration = Duration::from_secs(300);
 /// What the limits are called together.
 const LIMITS: &str = "limit";
 
+/// The kinds of daemon, in the order in which they are started.
+const DAEMON_KINDS: [DaemonKind; 3] = [DaemonKind::Pinned, DaemonKind::Free, DaemonKind::Crowded];
+
 /// Measure a daemon of our own beside the limits of this machine
 ///
 /// A daemon is started on a private socket and pinned to one core, this process to another. Each
-/// case alternates with the bare exchange that it cannot beat: a cache line handed over and back
-/// for hot round trips, an eventfd for cold ones. Figures are medians over rounds; a round in which
-/// the machine changed is thrown away. Takes less than a minute.
+/// case alternates with the bare exchange that it cannot beat: a cache line handed over and back for
+/// hot round trips, eventfds across cores and on one for cold ones (there the daemon places itself),
+/// slots of shared memory for throughput. Figures are medians over rounds; a round in which the
+/// machine changed is thrown away. Takes about a minute.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// Measure only cases whose name begins like this; repeatable. There are rtt_hot, rtt_cold,
-    /// throughput, and, when asked for, limit: the bare exchanges alone
+    /// Measure only cases whose name begins like this; repeatable. There are rtt_hot, rtt_cold_block,
+    /// rtt_cold_spin, rtt_cold_async, throughput, open (many open connections, few of them active)
+    /// and, when asked for, limit: the bare exchanges alone
     #[arg(long = "case", value_name = "NAME")]
     names: Vec<String>,
 
     /// Rounds that each median is over
     #[arg(long, value_name = "COUNT", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
     rounds: u32,
+
+    /// Requests in flight on each connection of throughput and open, instead of what the table shows
+    /// for each
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    window: Option<u32>,
+
+    /// Write a page with latency curves beside those of the limits
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
 }
 
 pub(crate) fn run(session: &Session, arguments: &Arguments) -> Result<Exit, Failure> {
@@ -47,18 +65,23 @@ pub(crate) fn run(session: &Session, arguments: &Arguments) -> Result<Exit, Fail
     let limit_cases = chosen_limit_cases(arguments);
     if daemon_cases.is_empty() && limit_cases.is_empty() {
         let names = arguments.names.join(", ");
-        return Err(Failure::new(Exit::Usage, format!("there is no case {names}"))
-            .advise("there are rtt_hot, rtt_cold, throughput and limit"));
+        return Err(Failure::new(Exit::Usage, format!("there is no case {names}")).advise(
+            "there are rtt_hot, rtt_cold_block, rtt_cold_spin, rtt_cold_async, throughput, open \
+             and limit",
+        ));
     }
     let cores = Cores::choose()?;
     if cfg!(debug_assertions) {
         session.output.note("note: this is a debug build, its figures mean little");
     }
 
-    let mut report = Report { session, results: Vec::new(), unmeasured: 0 };
+    let cases = daemon_cases.iter().map(|case| &case.case);
+    let rounds = cases.chain(limit_cases.iter().map(|case| &case.case));
+    let steps = Steps::new(session, rounds.map(|case| u64::from(case.round_count)).sum());
+    let mut report = Report { session, steps, results: Vec::new(), unmeasured: 0 };
     let outcome = measure(&mut report, &limit_cases, &daemon_cases, cores);
     // What was measured before something failed is still true.
-    report.finish().and_then(|exit| outcome.map(|()| exit))
+    report.finish(arguments.report.as_deref()).and_then(|exit| outcome.map(|()| exit))
 }
 
 fn measure(
@@ -68,7 +91,16 @@ fn measure(
     cores: Cores,
 ) -> Result<(), Failure> {
     measure_limits(report, limit_cases, cores)?;
-    if daemon_cases.is_empty() { Ok(()) } else { measure_daemon(report, daemon_cases, cores) }
+    for kind in DAEMON_KINDS {
+        let of_kind = |case: &&DaemonCase| case.load.daemon() == kind;
+        let mut cases: Vec<DaemonCase> = daemon_cases.iter().filter(of_kind).cloned().collect();
+        // Before their daemon is started, which inherits the limit.
+        cases.retain_mut(|case| report.fit(&mut case.case));
+        if !cases.is_empty() {
+            measure_daemon(report, kind, &cases, cores)?;
+        }
+    }
+    Ok(())
 }
 
 fn measure_limits(
@@ -77,10 +109,16 @@ fn measure_limits(
     cores: Cores,
 ) -> Result<(), Failure> {
     for limit in cases {
-        report.begin(&limit.case.name, limit.case.burst.payload_size, 1);
+        report.steps.begin(&limit.case);
         let (one, launcher) = (std::slice::from_ref(limit), Launcher::this_executable());
         let mut result = None;
-        let outcome = run_limits(one, cores, &launcher, |measured| result = Some(measured));
+        let outcome = run_limits(
+            one,
+            cores,
+            &launcher,
+            &mut |progress| report.steps.round(progress),
+            |measured| result = Some(measured),
+        );
         report.end(outcome.and(result.ok_or(BenchError::Noisy { rejected: 0 })))?;
     }
     Ok(())
@@ -88,17 +126,33 @@ fn measure_limits(
 
 fn measure_daemon(
     report: &mut Report<'_>,
+    kind: DaemonKind,
     cases: &[DaemonCase],
     cores: Cores,
 ) -> Result<(), Failure> {
-    let daemon = start_daemon(&daemon_settings(cores), DAEMON_LIFE)?;
-    let mut bench = DaemonBench::new(&daemon, cores, Launcher::this_executable())?;
-    for daemon_case in cases {
-        let case = &daemon_case.case;
-        report.begin(&case.name, case.burst.payload_size, case.connections);
-        report.end(bench.run(daemon_case))?;
+    let mut settings = daemon_settings(kind, cores);
+    if let (DaemonKind::Crowded, Some(open)) = (kind, cases.iter().map(|case| case.case.open).max())
+    {
+        settings.push(("ipc.max_connections", open.to_string()));
     }
-    daemon.stop()?;
+    let daemon = start_daemon(&settings, DAEMON_LIFE)?;
+    // It sleeps while the other is measured, and has no crowd.
+    let baseline = match kind {
+        DaemonKind::Crowded => Some(start_daemon(&settings, DAEMON_LIFE)?),
+        DaemonKind::Pinned | DaemonKind::Free => None,
+    };
+    let mut bench = DaemonBench::new(&daemon, cores, Launcher::this_executable())?;
+    if let Some(baseline) = &baseline {
+        bench = bench.with_baseline(baseline);
+    }
+    for daemon_case in cases {
+        report.steps.begin(&daemon_case.case);
+        let outcome = bench.run(daemon_case, &mut |progress| report.steps.round(progress));
+        report.end(outcome)?;
+    }
+    for daemon in [Some(daemon), baseline].into_iter().flatten() {
+        daemon.stop()?;
+    }
     Ok(())
 }
 
@@ -119,6 +173,9 @@ fn chosen_daemon_cases(arguments: &Arguments) -> Vec<DaemonCase> {
     cases.retain(|case| arguments.names.is_empty() || arguments.wants(&case.case.name));
     for case in &mut cases {
         case.case.round_count = arguments.rounds;
+        if let (Some(window), true) = (arguments.window, case.load.is_pipelined()) {
+            case.case.window = window;
+        }
     }
     cases
 }
@@ -144,52 +201,79 @@ impl Arguments {
 /// Tells what is measured and what came out.
 struct Report<'s> {
     session: &'s Session,
+    steps: Steps<'s>,
     results: Vec<CaseResult>,
-    /// Cases for which the machine was too restless.
+    /// Cases for which the machine was too restless, or has not the means.
     unmeasured: u32,
 }
 
 impl Report<'_> {
-    fn begin(&self, name: &str, size: usize, connections: u32) {
-        if !self.session.output.json || self.session.verbosity() > 0 {
-            let plural = if connections == 1 { "" } else { "s" };
-            let line = format!("measuring {name}, {size} B, {connections} connection{plural}");
-            self.session.output.note(&self.session.output.paint_stderr.dim(&line));
+    /// Makes a case's crowd as small as the system wants it; false when nothing of it fits. Says so.
+    fn fit(&self, case: &mut Case) -> bool {
+        let (wanted, outcome) = (case.open, allow_open_files(case));
+        let name = &case.name;
+        match outcome {
+            Ok(None) => true,
+            Ok(Some(limit)) => {
+                let open = case.open;
+                self.steps.note(&format!("note: {name} with {open} open, not {wanted}: {limit}"));
+                true
+            }
+            Err(error) => {
+                self.steps.note(&format!("skipped: {name} with {wanted} open: {error}"));
+                false
+            }
         }
     }
 
-    /// Keeps a result for the table, or writes it out at once. A restless machine ends only the
+    /// Keeps a result, and writes it out at once for a machine. A restless machine ends only the
     /// case.
     fn end(&mut self, outcome: Result<CaseResult, BenchError>) -> Result<(), Failure> {
+        self.steps.end();
         match outcome {
-            Ok(result) if self.session.output.json => {
-                self.session.output.line(&result.to_json_line())?;
+            Ok(result) => {
+                if self.session.output.json {
+                    self.session.output.line(&result.to_json_line())?;
+                }
+                self.results.push(result);
             }
-            Ok(result) => self.results.push(result),
-            Err(error @ (BenchError::Noisy { .. } | BenchError::OutOfTime { .. })) => {
+            Err(error) if error.ends_only_its_case() => {
                 self.unmeasured += 1;
-                self.session.output.note(&format!("annulus: not measured: {error}"));
+                self.steps.note(&format!("annulus: not measured: {error}"));
             }
             Err(error) => return Err(error.into()),
         }
         Ok(())
     }
 
-    fn finish(&self) -> Result<Exit, Failure> {
-        if !self.results.is_empty() {
-            self.session.output.raw(table_of(self.session, &self.results)?.as_bytes())?;
+    fn finish(self, page: Option<&Path>) -> Result<Exit, Failure> {
+        let Self { session, steps, results, unmeasured } = self;
+        drop(steps);
+        if !results.is_empty() {
+            if !session.output.json {
+                session.output.raw(table_of(session, &results)?.as_bytes())?;
+            }
+            if let Some(page) = page {
+                fs::write(page, report_page(&results, &Machine::of_this()))
+                    .map_err(Failure::io("write", page.display()))?;
+            }
         }
-        Ok(if self.unmeasured == 0 { Exit::Ok } else { Exit::Failed })
+        Ok(if unmeasured == 0 { Exit::Ok } else { Exit::Failed })
     }
 }
 
-/// The results as a table, and one line that says how to read it.
+/// The results as tables, with a blank line between them.
 pub(super) fn table_of(session: &Session, results: &[CaseResult]) -> Result<String, Failure> {
-    let mut table = Vec::new();
-    result_table(results)
-        .write(&mut table, session.output.paint.style())
-        .map_err(Failure::io("write", "a table"))?;
-    Ok(String::from_utf8_lossy(&table).into_owned())
+    let mut text = Vec::new();
+    for (index, table) in result_tables(results).iter().enumerate() {
+        if index > 0 {
+            text.push(b'\n');
+        }
+        table
+            .write(&mut text, session.output.paint.style())
+            .map_err(Failure::io("write", "a table"))?;
+    }
+    Ok(String::from_utf8_lossy(&text).into_owned())
 }
 
 #[cfg(test)]
@@ -197,7 +281,8 @@ mod tests {
     use super::*;
 
     fn arguments(names: &[&str]) -> Arguments {
-        Arguments { names: names.iter().map(|&name| name.to_owned()).collect(), rounds: 2 }
+        let names = names.iter().map(|&name| name.to_owned()).collect();
+        Arguments { names, rounds: 2, window: None, report: None }
     }
 
     #[test]
@@ -213,7 +298,16 @@ mod tests {
         let chosen = chosen_daemon_cases(&hot);
         assert!(!chosen.is_empty() && chosen.iter().all(|case| case.case.name == "rtt_hot"));
         assert!(chosen.iter().all(|case| case.case.round_count == 2));
+        assert_eq!(chosen_daemon_cases(&arguments(&["rtt_cold"])).len(), 3);
         assert!(!chosen_limit_cases(&arguments(&["limit/eventfd"])).is_empty());
         assert!(chosen_daemon_cases(&arguments(&["", "nothing"])).is_empty());
+    }
+
+    #[test]
+    fn a_window_is_for_loads_alone() {
+        let narrow = Arguments { window: Some(3), ..arguments(&[]) };
+        for DaemonCase { load, case } in chosen_daemon_cases(&narrow) {
+            assert_eq!(case.window, if load.is_pipelined() { 3 } else { 1 });
+        }
     }
 }

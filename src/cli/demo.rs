@@ -6,8 +6,8 @@
 use std::time::{Duration, Instant};
 
 use annulus::bench::{
-    BenchError, CaseResult, Cores, DaemonBench, DaemonCase, DaemonProcess, Launcher, Load,
-    daemon_settings,
+    BenchError, CaseResult, Cores, DaemonBench, DaemonCase, DaemonKind, DaemonProcess, Launcher,
+    Load, Waiting, daemon_settings,
 };
 use annulus::client::{Client, ConnectOptions};
 use annulus::protocol::{AIRequest, Message, MessageRole, StreamEvent};
@@ -85,7 +85,7 @@ pub(crate) fn run(session: &Session, _: &Arguments) -> Result<Exit, Failure> {
 }
 
 fn demo_daemon(cores: Cores) -> Result<DaemonProcess, Failure> {
-    let mut settings = daemon_settings(cores);
+    let mut settings = daemon_settings(DaemonKind::Pinned, cores);
     settings.push(("providers.loopback.chunks_per_second", CHUNKS_PER_SECOND.to_string()));
     settings.push(("providers.loopback.chunk_size", CHUNK_SIZE.to_string()));
     start_daemon(&settings, DAEMON_LIFE)
@@ -178,12 +178,12 @@ impl Demo<'_> {
         let mut results = Vec::new();
         for case in cases().iter().filter(|case| !one_core || case.load.fits_one_core()) {
             self.progress(&format!("  measuring {} …", case.load.name()));
-            let outcome = bench.run(case);
+            let outcome = bench.run(case, &mut |_| {});
             self.progress("");
             match outcome {
                 Ok(result) => self.keep(result, &mut results)?,
                 // A restless machine is no fault of the daemon's.
-                Err(error @ (BenchError::Noisy { .. } | BenchError::OutOfTime { .. })) => {
+                Err(error) if error.ends_only_its_case() => {
                     let name = case.load.name();
                     self.step(&Step::Unmeasured { case: name, reason: error.to_string() })?;
                     self.aside(&format!("{name} could not be measured: {error}"))?;
@@ -209,7 +209,9 @@ impl Demo<'_> {
         for line in table_of(self.session, results)?.lines() {
             self.line(&format!("  {line}"))?;
         }
-        self.aside("limit: two processes that hand over a bare cache line (hot) or eventfd (cold)")
+        self.aside(
+            "beside: two processes that hand over a bare cache line, eventfd or slots of memory",
+        )
     }
 
     fn stop(&self, daemon: DaemonProcess) -> Result<(), Failure> {
@@ -262,7 +264,7 @@ impl Demo<'_> {
 fn cases() -> Vec<DaemonCase> {
     let mut cases = vec![
         DaemonCase::new(Load::Hot, 64, 1, 100_000),
-        DaemonCase::new(Load::Cold, 64, 1, 150),
+        DaemonCase::new(Load::Cold(Waiting::Block), 64, 1, 150),
         DaemonCase::new(Load::Pipelined, 64, 1, 500_000),
         DaemonCase::new(Load::Pipelined, 64, 16, 500_000),
     ];
