@@ -6,7 +6,7 @@ use std::mem::{offset_of, size_of};
 
 use annulus::limits;
 use annulus::protocol::{Codec, CodecId, JsonCodec};
-use annulus::region::{REGION_MAGIC, RegionLayout, RegionView};
+use annulus::region::{REGION_MAGIC, RegionLayout, RegionView, Whereabouts};
 use annulus::ring::{Consumer, Producer};
 use annulus::sync::{AtomicU64, Ordering::Relaxed};
 use annulus::wire::{
@@ -318,7 +318,7 @@ fn the_shared_header_is_that_of_the_code() {
         assert_eq!(initial[(at / 8) as usize], value, "initial value of {}", row[2]);
         offsets.insert(row[2], at);
     }
-    assert_eq!(offsets.len(), 8);
+    assert_eq!(offsets.len(), 10);
     assert_eq!(initial[(layout.header_offset() / 8) as usize], REGION_MAGIC);
     // Nothing but the header has initial values.
     let header = layout.header_offset() / 8..layout.response_offset() / 8;
@@ -328,6 +328,13 @@ fn the_shared_header_is_that_of_the_code() {
     assert_eq!(memory.changed(|view| view.client_parked().arm()), [offsets["client parked"]]);
     assert_eq!(memory.changed(|view| view.daemon_parked().disarm()), [offsets["daemon parked"]]);
     assert_eq!(memory.changed(|view| view.daemon_blocked().arm()), [offsets["daemon blocked"]]);
+
+    let place = Some(Whereabouts { core: 6, polls: true });
+    let said = |view: RegionView<'_>| view.client_core().store(place);
+    assert_eq!(memory.changed(said), [offsets["client core"]]);
+    assert_eq!(memory.values()[(offsets["client core"] / 8) as usize], (1 << 32) + 7);
+    let said = |view: RegionView<'_>| view.daemon_core().store(place);
+    assert_eq!(memory.changed(said), [offsets["daemon core"]]);
 
     let mut producer = Producer::new(layout.request_home(), false);
     let mut consumer = Consumer::new(layout.request_home(), false);
