@@ -436,13 +436,13 @@ impl<M: RegionMemory> Table<M> {
             };
             // A client that waits for us is not idle; one that does not read its answers is.
             let waits = entry.starved || connection.ends.in_flight.count() > 0;
-            if moved && sound("who waits for us is not idle") {
-                self.unpark(slot, now);
-                continue;
-            }
-            let waits = waits && !entry.blocked;
+            let moved = moved && sound("who waits for us is not idle");
+            let waits = moved || (waits && !entry.blocked);
             let silent_since = if waits { now } else { connection.ends.last_active };
             let due = Timestamp(silent_since.0.saturating_add(timeout));
+            if moved {
+                self.unpark(slot, now);
+            }
             if due <= now {
                 self.close(slot, Ending::Idle);
             } else {
