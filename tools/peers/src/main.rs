@@ -149,5 +149,7 @@ fn measure(arguments: &Arguments) -> Result<()> {
     } else {
         report::write_table(&outcomes, &mut output)?;
     }
+    let failed_count = outcomes.iter().filter(|outcome| outcome.failed.is_some()).count();
+    ensure!(failed_count == 0, "{failed_count} measurements failed");
     Ok(())
 }

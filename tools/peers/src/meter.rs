@@ -264,12 +264,14 @@ mod tests {
         time_max: Duration::from_secs(5),
     };
 
+    type Spoil = fn(&mut Vec<u8>);
+
     /// Echoes, newest first, and spoils the answer to one stamp.
     #[derive(Default)]
     struct Echo {
         kept: VecDeque<Vec<u8>>,
         in_flight_max: usize,
-        spoil: Option<fn(&mut Vec<u8>)>,
+        spoil: Option<Spoil>,
     }
 
     impl Link for Echo {
@@ -309,7 +311,7 @@ mod tests {
 
     #[test]
     fn a_wrong_a_torn_and_a_short_answer_are_found() {
-        let spoils: [(fn(&mut Vec<u8>), &str); 3] = [
+        let spoils: [(Spoil, &str); 3] = [
             (|answer| stamp_payload(answer, 9_999), "nobody asked"),
             (|answer| answer[63] ^= 1, "begins with"),
             (|answer| answer.truncate(56), "56 bytes instead of 64"),

@@ -41,6 +41,8 @@ pub(crate) struct Outcome {
     pub(crate) rejected_rounds: u32,
     /// Why there are no figures.
     pub(crate) skipped: Option<String>,
+    /// What went wrong, in the round after those that count.
+    pub(crate) failed: Option<String>,
 }
 
 /// Draws the medians and the ratios.
@@ -85,6 +87,7 @@ fn outcome(row: &Row, ours: Option<&Row>) -> Outcome {
         rounds: row.rounds.len(),
         rejected_rounds: row.rejected_count,
         skipped: row.skipped.clone().filter(|_| row.rounds.is_empty()),
+        failed: row.failed.clone(),
     }
 }
 
@@ -156,9 +159,11 @@ pub(crate) fn write_table(outcomes: &[Outcome], output: &mut impl Write) -> io::
     }
     table.write(output, Style::detect())?;
     for outcome in outcomes {
-        if let Some(reason) = &outcome.skipped {
-            let Outcome { load, size, peer, .. } = outcome;
-            writeln!(output, "skipped: {} {size} B, {peer}: {reason}", load.name())?;
+        let Outcome { load, size, peer, skipped, failed, .. } = outcome;
+        for (what, reason) in [("skipped", skipped), ("failed", failed)] {
+            if let Some(reason) = reason {
+                writeln!(output, "{what}: {} {size} B, {peer}: {reason}", load.name())?;
+            }
         }
     }
     Ok(())
@@ -210,7 +215,7 @@ fn markdown_cell(outcome: &Outcome) -> String {
         Load::Hot | Load::Cold => format!("{p50} / {p99}"),
         Load::Pipelined => per_s,
     };
-    let to = |ratio: Option<f64>| ratio.map_or_else(|| NONE.to_owned(), |ratio| rounded(ratio));
+    let to = |ratio: Option<f64>| ratio.map_or_else(|| NONE.to_owned(), rounded);
     format!("{times} · {} · {}", to(outcome.to_limit), to(outcome.to_annulus))
 }
 
@@ -265,7 +270,7 @@ mod tests {
         let peer = peers::find(peer).unwrap();
         let case = Case { load, size: 64 };
         let wait = peer.wait(load).ok();
-        Row { case, peer, wait, rounds, rejected_count: 0, skipped: None }
+        Row { case, peer, wait, rounds, rejected_count: 0, skipped: None, failed: None }
     }
 
     #[test]

@@ -68,6 +68,8 @@ pub(crate) struct Row {
     pub(crate) rejected_count: u32,
     /// Why there are no rounds, or fewer.
     pub(crate) skipped: Option<String>,
+    /// What went wrong: no answer, a wrong one, an end.
+    pub(crate) failed: Option<String>,
 }
 
 /// What one round measured.
@@ -98,7 +100,7 @@ pub(crate) fn run(cases: &[Case], peers: &[&'static dyn Peer], extent: Extent) -
     for round_index in 0..extent.round_count {
         for row in &mut rows {
             progress.step(round_index, row);
-            if row.skipped.is_some() {
+            if row.skipped.is_some() || row.failed.is_some() {
                 continue;
             }
             if Instant::now() >= deadline {
@@ -119,7 +121,7 @@ impl Row {
             (Ok(wait), Some(reason)) => (Some(wait), Some(reason)),
             (Err(reason), _) => (None, Some(reason.to_owned())),
         };
-        Self { case, peer, wait, rounds: Vec::new(), rejected_count: 0, skipped }
+        Self { case, peer, wait, rounds: Vec::new(), rejected_count: 0, skipped, failed: None }
     }
 }
 
@@ -140,7 +142,7 @@ impl Bench {
                 Ok(Some(round)) => return row.rounds.push(round),
                 Ok(None) => row.rejected_count += 1,
                 Err(error) => {
-                    row.skipped = Some(format!("failed: {error:#}"));
+                    row.failed = Some(format!("{error:#}"));
                     return;
                 }
             }
@@ -218,7 +220,7 @@ impl Bench {
         label: &str,
     ) -> Scene {
         let (warmup_count, operation_count) = match load {
-            Load::Hot => (1_000, 200_000),
+            Load::Hot => (500, 200_000),
             Load::Cold => (5, self.extent.cold_count),
             Load::Pipelined => (100_000, 2_000_000),
         };

@@ -183,7 +183,7 @@ impl Responder {
             .spawn()
             .with_context(|| format!("cannot start {}", command.get_program().display()))?;
         let stdout = child.stdout.take().expect("a pipe was asked for");
-        let mut responder = Self { child, stdout: stdout };
+        let mut responder = Self { child, stdout };
         responder.wait_until_ready()?;
         Ok(responder)
     }

@@ -148,8 +148,10 @@ impl Bells {
     }
 }
 
+type Pending = PendingResponse<ipc::Service, [u8], (), [u8], ()>;
+
 struct Client {
-    pending: VecDeque<PendingResponse<ipc::Service, [u8], (), [u8], ()>>,
+    pending: VecDeque<Pending>,
     client: IoxClient<ipc::Service, [u8], (), [u8], ()>,
     bells: Option<Bells>,
     _services: Services,
