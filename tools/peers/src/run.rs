@@ -220,6 +220,7 @@ impl Bench {
         label: &str,
     ) -> Scene {
         let (warmup_count, operation_count) = match load {
+            Load::Hot if wait == Wait::Sleeps => (100, 200_000),
             Load::Hot => (500, 200_000),
             Load::Cold => (5, self.extent.cold_count),
             Load::Pipelined => (100_000, 2_000_000),
@@ -263,10 +264,10 @@ impl Drop for SharedMemory<'_> {
     }
 }
 
-/// The last thing that a failed client or responder said.
+/// The first thing that a failed client or responder said.
 fn complaint(log: &Path, status: process::ExitStatus) -> String {
     let said = fs::read_to_string(log).unwrap_or_default();
-    match said.lines().map(str::trim).rfind(|line| !line.is_empty()) {
+    match said.lines().map(str::trim).find(|line| !line.is_empty()) {
         Some(line) => line.chars().take(COMPLAINT_SIZE_MAX).collect(),
         None => format!("it ended with {status} and did not say why"),
     }

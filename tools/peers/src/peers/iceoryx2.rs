@@ -83,9 +83,11 @@ impl Services {
     fn open(scene: &Scene) -> Result<Self> {
         set_log_level(LogLevel::Error);
         let mut config = Config::default();
-        // Its files go with the measurement's directory; its shared memory has our label, by which
-        // it is removed.
-        config.global.prefix = FileName::new(scene.label.as_bytes()).map_err(odd_name)?;
+        // Its files go with the measurement's directory; its shared memory begins with our label, by
+        // which it is removed. What was killed needs no other care.
+        let prefix = format!("{}_", scene.label);
+        config.global.prefix = FileName::new(prefix.as_bytes()).map_err(odd_name)?;
+        config.global.node.cleanup_dead_nodes_on_destruction = false;
         config.global.set_root_path(&path_of(&scene.path("iceoryx2"))?);
         let node = NodeBuilder::new()
             .config(&config)
