@@ -17,25 +17,34 @@ use super::BenchError;
 
 /// An inheritable duplicate of a descriptor; drop it once the child is started.
 #[derive(Debug)]
-pub(super) struct Loan(OwnedFd);
+pub struct Loan(OwnedFd);
 
 impl Loan {
     /// Duplicates `descriptor` without close-on-exec.
-    pub(super) fn of(descriptor: impl AsFd) -> Result<Self, BenchError> {
+    ///
+    /// # Errors
+    ///
+    /// [`BenchError::System`]: no descriptor is left.
+    pub fn of(descriptor: impl AsFd) -> Result<Self, BenchError> {
         rustix::io::dup(descriptor)
             .map(Self)
             .map_err(BenchError::system("duplicate a descriptor for the responder"))
     }
 
     /// The number under which the child finds it.
-    pub(super) fn number(&self) -> RawFd {
+    #[must_use]
+    pub fn number(&self) -> RawFd {
         self.0.as_raw_fd()
     }
 }
 
 /// Takes up the descriptor that the parent lent under `number`, after checking that it is what
 /// `/proc/self/fd` calls `kind` (a prefix: `/memfd:`, `anon_inode:[eventfd]`).
-pub(super) fn adopt(number: RawFd, kind: &str) -> Result<OwnedFd, BenchError> {
+///
+/// # Errors
+///
+/// [`BenchError::System`]: no such descriptor is open here, or it is something else.
+pub fn adopt(number: RawFd, kind: &str) -> Result<OwnedFd, BenchError> {
     let found = fs::read_link(format!("/proc/self/fd/{number}"))
         .map_err(BenchError::system("find a lent descriptor"))?;
     if !found.to_string_lossy().starts_with(kind) {

@@ -20,7 +20,7 @@ const WORD_SIZE: usize = size_of::<u64>();
 
 /// A shared mapping of a fixed number of 8-byte words, unmapped on drop.
 #[derive(Debug)]
-pub(super) struct SharedWords {
+pub struct SharedWords {
     mapping: MmapRaw,
     word_count: usize,
 }
@@ -28,7 +28,11 @@ pub(super) struct SharedWords {
 impl SharedWords {
     /// Makes zeroed, size-sealed memory of `word_count` words and maps it. The descriptor lets
     /// another process [`open`](Self::open) the same words.
-    pub(super) fn create(word_count: usize) -> Result<(Self, OwnedFd), BenchError> {
+    ///
+    /// # Errors
+    ///
+    /// [`BenchError::System`]: the system has no such memory to give.
+    pub fn create(word_count: usize) -> Result<(Self, OwnedFd), BenchError> {
         let memory = memfd_create("annulus-bench", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)
             .map_err(BenchError::system("make shared memory"))?;
         ftruncate(&memory, (word_count * WORD_SIZE) as u64)
@@ -39,7 +43,11 @@ impl SharedWords {
     }
 
     /// Maps the first `word_count` words of `memory`, which must be at least that long.
-    pub(super) fn open(memory: impl AsFd, word_count: usize) -> Result<Self, BenchError> {
+    ///
+    /// # Errors
+    ///
+    /// [`BenchError::System`]: it is shorter, or cannot be mapped.
+    pub fn open(memory: impl AsFd, word_count: usize) -> Result<Self, BenchError> {
         let memory = memory.as_fd();
         let size = word_count * WORD_SIZE;
         let stat = fstat(memory).map_err(BenchError::system("look at shared memory"))?;
@@ -55,7 +63,8 @@ impl SharedWords {
     }
 
     /// All the words.
-    pub(super) fn words(&self) -> &[AtomicU64] {
+    #[must_use]
+    pub fn words(&self) -> &[AtomicU64] {
         let first = self.mapping.as_mut_ptr().cast::<AtomicU64>();
         // SAFETY: `from_raw_parts` needs, for the borrow of `self`:
         // - valid, aligned memory: `open` mapped `word_count` words, a mapping starts on a page and
