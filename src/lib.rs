@@ -29,6 +29,7 @@
 //! error        IpcError             config       file, environment, flags: one table of keys
 //! metrics      counters, Prometheus descriptors  the limit of open files
 //! protocol     AI messages, codecs  wire         frames, handshake, statuses, faults
+//! footprint    memory of a process  (feature cli)
 //! paths        socket and file      checksum     CRC-32C
 //! limits       every bound          copy         bytes into shared words and back
 //! sync         atomics, or loom's   stand_in   the models' kernel
@@ -69,6 +70,8 @@ mod copy;
 #[cfg(feature = "server")]
 pub mod descriptors;
 mod error;
+#[cfg(feature = "cli")]
+pub mod footprint;
 pub mod limits;
 #[cfg(any(feature = "server", annulus_loom))]
 pub mod link;

@@ -53,7 +53,7 @@ use crate::worker::{self, AsyncHandler, WorkerOptions, WorkerStop};
 /// Executors are built small: a data shard does no I/O through glommio, a worker does some.
 const SHARD_IO_MEMORY: usize = 64 << 10;
 const SHARD_RING_DEPTH: usize = 8;
-const WORKER_IO_MEMORY: usize = 1 << 20;
+const WORKER_IO_MEMORY: usize = 64 << 10;
 const WORKER_RING_DEPTH: usize = 64;
 
 /// The daemon. Start with [`IpcServer::builder`].

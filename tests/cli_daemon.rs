@@ -153,6 +153,23 @@ fn ping_tells_times_and_the_socket() {
 }
 
 #[test]
+fn status_tells_whose_memory_it_is_and_who_is_connected() {
+    let daemon = Daemon::start(&[]);
+    let value = &json_lines(&stdout(&daemon.run(&["status", "--json"])))[0];
+    assert_eq!(value["schema"], "annulus.status/1");
+    assert_eq!(value["process_id"], daemon.child.id());
+    assert_eq!(value["connections_open"], 1);
+    let bytes = |name: &str| value["memory"][name].as_u64().unwrap();
+    assert_eq!(bytes("private_bytes") + bytes("shared_bytes"), bytes("rss_bytes"));
+    let owned = bytes("pss_anon_bytes") + bytes("pss_file_bytes");
+    assert_eq!(value["owned_bytes"].as_u64().unwrap(), owned);
+    assert!(owned > 0 && owned <= bytes("pss_bytes"));
+
+    let text = stdout(&daemon.run(&["status"]));
+    assert!(text.contains("connections") && text.contains("private memory"), "{text}");
+}
+
+#[test]
 fn call_carries_bytes_through_and_tells_their_encoding() {
     let daemon = Daemon::start(&[]);
     assert_eq!(stdout(&daemon.run(&["call", "echo", "--data", "größer"])), "größer");

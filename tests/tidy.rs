@@ -33,7 +33,18 @@ const ROWS: [&[&str]; 6] = [
     // Vocabulary.
     &["sync", "limits", "checksum", "copy", "wire", "protocol", "error"],
     // Mechanism.
-    &["ring", "pool", "region", "wake", "stand_in", "descriptors", "paths", "metrics", "config"],
+    &[
+        "ring",
+        "pool",
+        "region",
+        "wake",
+        "stand_in",
+        "descriptors",
+        "footprint",
+        "paths",
+        "metrics",
+        "config",
+    ],
     // Without a clock and without a system call.
     &["link", "connection"],
     // Shells.

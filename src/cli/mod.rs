@@ -25,6 +25,7 @@ mod output;
 mod ping;
 mod serve;
 mod session;
+mod status;
 mod version;
 
 use std::env;
@@ -65,6 +66,8 @@ enum Command {
     Demo(demo::Arguments),
 
     Ping(ping::Arguments),
+
+    Status(status::Arguments),
 
     Call(call::Arguments),
 
@@ -108,6 +111,7 @@ fn dispatch(session: &Session, command: &Command) -> Result<Exit, Failure> {
         Command::Serve(arguments) => serve::run(session, arguments),
         Command::Demo(arguments) => demo::run(session, arguments),
         Command::Ping(arguments) => ping::run(session, arguments),
+        Command::Status(arguments) => status::run(session, arguments),
         Command::Call(arguments) => call::run(session, arguments),
         Command::Chat(arguments) => chat::run(session, arguments),
         Command::Bench(arguments) => bench::run(session, arguments),

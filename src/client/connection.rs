@@ -303,6 +303,18 @@ impl Connection {
         Ok(())
     }
 
+    /// The process id of the daemon, which the kernel took down when it began to listen
+    /// (`SO_PEERCRED`, unix(7)).
+    ///
+    /// # Errors
+    ///
+    /// [`IpcError::Io`]: the kernel did not say.
+    pub fn daemon_process_id(&self) -> Result<u32, IpcError> {
+        let peer = rustix::net::sockopt::socket_peercred(self.link.socket())
+            .map_err(IpcError::io("ask who is at the other end of", "the daemon's socket"))?;
+        Ok(peer.pid.as_raw_nonzero().get().unsigned_abs())
+    }
+
     /// [`Connection::notify`], if anything was held back.
     #[inline]
     fn notify_held(&mut self) {

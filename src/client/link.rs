@@ -125,7 +125,6 @@ impl Link {
         &self.response_doorbell
     }
 
-    #[cfg(feature = "tokio")]
     pub(super) fn socket(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
