@@ -94,7 +94,7 @@ impl Samples {
         }
     }
 
-    /// The latencies as a curve: [`POINTS_PER_DECADE`] points for each tenfold rarer operation, as far
+    /// The latencies as a curve: `POINTS_PER_DECADE` points for each tenfold rarer operation, as far
     /// as there are operations to tell apart. Empty when nothing was recorded.
     #[must_use]
     pub fn curve(&self) -> Vec<CurvePoint> {

@@ -218,7 +218,7 @@ impl Connection {
         Ok(None)
     }
 
-    /// Waits until a frame is there to receive, by this connection's [`WaitPolicy`]. False when the
+    /// Waits until a frame is there to receive, by this connection's [`WaitPolicy`](super::WaitPolicy). False when the
     /// deadline falls first.
     ///
     /// # Errors
