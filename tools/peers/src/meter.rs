@@ -104,7 +104,8 @@ fn time_window(
     let started = Instant::now();
     let deadline = started + burst.time_max;
     window.run(burst.operation_count, deadline, |interval| samples.record(interval))?;
-    samples.record_elapsed(started.elapsed());
+    let answered = samples.count();
+    samples.record_elapsed(answered, started.elapsed());
     ensure!(samples.count() > 0, "no request was answered within {:?}", burst.time_max);
     Ok(())
 }

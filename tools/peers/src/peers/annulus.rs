@@ -1,6 +1,6 @@
 //! Annulus itself: a daemon with one data shard, and one connection to it.
 
-use annulus::bench::daemon_settings;
+use annulus::bench::{DaemonKind, daemon_settings};
 use annulus::client::{ConnectOptions, Connection, WaitPolicy};
 use annulus::config::{Config, Sources};
 use annulus::limits::{RING_CAPACITY_MAX, RING_CAPACITY_MIN, SYNC_REPLY_SIZE_MIN};
@@ -25,10 +25,9 @@ impl Peer for Annulus {
     }
 
     fn respond(&self, scene: &Scene) -> Result<()> {
-        let mut overrides: Vec<(String, String)> = daemon_settings(scene.cores())
-            .into_iter()
-            .map(|(key, value)| (key.to_owned(), value))
-            .collect();
+        let settings = daemon_settings(DaemonKind::Pinned, scene.cores());
+        let mut overrides: Vec<(String, String)> =
+            settings.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
         overrides.push(("ipc.socket_path".to_owned(), scene.path("s").display().to_string()));
         let places = Places::of_process();
         let sources = Sources { file: None, environment: Vec::new(), overrides, places };
