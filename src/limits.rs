@@ -69,7 +69,7 @@ pub const INTERACTIVE_SIZE_MAX: u64 = 4096;
 /// Frames that a turn takes before it gives its shell a chance to hear doorbells.
 pub const FRAMES_PER_TURN: usize = 64;
 /// Bytes of payload, likewise.
-pub const BYTES_PER_TURN: u64 = 32 * 1024;
+pub const BYTES_PER_TURN: u64 = 8 * 1024;
 /// Padding frames in a row that a consumer accepts; an honest producer never needs three.
 pub const PADDING_RUN_MAX: u32 = 3;
 
