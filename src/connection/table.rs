@@ -404,7 +404,7 @@ impl<M: RegionMemory> Table<M> {
         self.options.links.iter().any(ShardEnd::has_news)
     }
 
-    /// Counts turns for the metrics, several at once: one turn is as short as counting it.
+    /// Counts turns for the metrics, several at once: one turn can be as short as counting it.
     pub fn count_turns(&self, count: u64) {
         self.metrics().activity.turns_total.add(count);
     }
