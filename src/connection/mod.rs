@@ -18,7 +18,6 @@ mod visit;
 pub use company::Company;
 pub use handler::{Handler, Request, Responder};
 pub use routes::{Route, Routes};
-pub(crate) use table::outputs_max;
 pub use table::{Adopted, NewConnection, Output, Table, TableOptions, Turn};
 pub use time::{Clock, Timestamp};
 

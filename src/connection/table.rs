@@ -218,13 +218,19 @@ impl<M: RegionMemory> Table<M> {
             // is not used is not touched.
             in_flight: InFlightTable::new(count * IN_FLIGHT_PER_CONNECTION as usize),
             scratch: vec![0; SCRATCH_SIZE].into_boxed_slice(),
-            outputs: Vec::with_capacity(outputs_max(count)),
+            outputs: Vec::with_capacity(Self::outputs_max(count)),
             work: Work::default(),
             draining: false,
             beside: None,
             company: Company::Nobody,
             options,
         }
+    }
+
+    /// Outputs that one turn can make: one of each kind for each of `slot_count` slots that it visits,
+    /// and a ring for each interactive one that is served in between.
+    pub(crate) const fn outputs_max(slot_count: usize) -> usize {
+        3 * slot_count + FRAMES_PER_TURN * INTERACTIVE_PER_VISIT + 8
     }
 
     /// Takes over a connection and polls it.
@@ -864,12 +870,6 @@ impl Work {
         let done = self.since(before);
         done.frames >= FRAMES_PER_TURN as u64 || done.bytes >= BYTES_PER_TURN
     }
-}
-
-/// Outputs that one turn can make: one of each kind for each of `slot_count` slots that it visits, and a
-/// ring for each interactive one that is served in between.
-pub(crate) const fn outputs_max(slot_count: usize) -> usize {
-    3 * slot_count + FRAMES_PER_TURN * INTERACTIVE_PER_VISIT + 8
 }
 
 /// What a visit means for the hot list.

@@ -21,7 +21,7 @@ use self::place::Place;
 use self::ringer::Ringer;
 use self::uring::{Event, Purpose, SlotKey, Uring};
 use crate::connection::{
-    Clock, Ending, NewConnection, Output, Table, TableOptions, Timestamp, Turn, outputs_max,
+    Clock, Ending, NewConnection, Output, Table, TableOptions, Timestamp, Turn,
 };
 use crate::region::Region;
 use crate::sync::{AtomicBool, AtomicU32, Ordering, sound};
@@ -145,7 +145,7 @@ impl DataShard {
             clock: MonotonicClock(Instant::now()),
             shutdown_timeout,
             drain_until: None,
-            outputs: Vec::with_capacity(outputs_max(slot_count) + slot_count),
+            outputs: Vec::with_capacity(Table::<Region>::outputs_max(slot_count) + slot_count),
             idle_due: None,
         })
     }
