@@ -1,0 +1,368 @@
+//! The order of service: who is polled, who comes first, and for how long.
+
+use std::time::Duration;
+
+use super::slot::State;
+use super::work::Work;
+use super::{Output, Table, Turn};
+use crate::connection::visit::{Shared, Visit};
+use crate::connection::{Clock, Connection, Ending, Timestamp};
+use crate::limits::{FRAMES_PER_VISIT, INTERACTIVE_PER_VISIT, INTERACTIVE_SIZE_MAX, MODELLED};
+use crate::link::{Forwarded, ShardEnd};
+use crate::region::RegionMemory;
+use crate::sync::sound;
+
+/// Visits that must find nothing before a connection is parked, however long ago its last frame is.
+///
+/// With a thousand busy connections a turn takes longer than the spin budget, and time alone would park
+/// each of them after every frame: 1,000 × 1 KiB ran at 2.9 M/s, most of the client's time ringing.
+const QUIET_VISITS_MIN: u32 = if MODELLED { 1 } else { 32 };
+/// How many slots ahead of a visit the line of the next request is asked for: a thousand connections
+/// do not fit a core's own cache.
+const PREFETCH_DISTANCE: usize = 4;
+/// How long a connection that found no buffer, or no room with a worker, waits before it tries again.
+/// Workers wait as long for a buffer.
+const STARVED_RETRY: Duration = Duration::from_millis(1);
+
+impl<M: RegionMemory> Table<M> {
+    /// True between two turns of one round: some of the hot connections are still to be visited.
+    #[must_use]
+    pub const fn is_in_round(&self) -> bool {
+        self.round_at > 0
+    }
+
+    /// News from workers, then a part of a round, in which every hot connection is visited once: up to
+    /// [`FRAMES_PER_TURN`](crate::limits::FRAMES_PER_TURN) and
+    /// [`BYTES_PER_TURN`](crate::limits::BYTES_PER_TURN), so that the shell hears of doorbells meanwhile.
+    ///
+    /// A visit takes no more than its budget, which is deficit round robin with frames too large for a
+    /// budget taken whole. After each visit to a connection with a backlog come the *interactive* ones,
+    /// as the new flows of fq_codel (RFC 8290 §4.2) come before the old: who has just become hot, and
+    /// who had no more than one small request when it was last visited. That is one who waits for its
+    /// answer before it goes on, so it cannot take more than a frame each time; and there are at most
+    /// [`INTERACTIVE_PER_VISIT`] of those, so a backlog is worked off whatever they do.
+    pub fn turn(&mut self, now: Timestamp, clock: &dyn Clock) -> Turn {
+        let mut busy = self.take_news(now);
+        if self.starved_until().is_some_and(|until| now >= until) {
+            self.unpark_starved(now);
+        }
+        if !self.untold.is_empty() {
+            self.tell_workers();
+        }
+        let before = self.work;
+        // Bounded: each step either moves on or makes the list shorter.
+        while let Some(&slot) = self.hot.get(self.round_at) {
+            if self.round_at > 0 && !sound("a turn visits every polled connection") {
+                break;
+            }
+            if let Some(&ahead) = self.hot.get(self.round_at + PREFETCH_DISTANCE) {
+                self.slots[ahead as usize].touch();
+            }
+            match self.visit(slot, now, clock) {
+                Visited::Busy => busy = true,
+                Visited::Quiet => {}
+                Visited::Cooled => {
+                    self.hot.swap_remove(self.round_at);
+                    self.slots[slot as usize].hot = false;
+                    continue;
+                }
+            }
+            self.round_at += 1;
+            if self.slots[slot as usize].bulk {
+                self.serve_interactive(now, clock);
+            }
+            if self.work.is_much_since(before) && self.round_at < self.hot.len() {
+                return Turn::Busy;
+            }
+        }
+        self.round_at = 0;
+        if busy {
+            // What was done may have given a buffer back.
+            self.unpark_starved(now);
+        }
+        match (busy, self.hot.is_empty() && self.untold.is_empty()) {
+            (true, _) => Turn::Busy,
+            (false, false) => Turn::Polling,
+            (false, true) => {
+                // What was forwarded since the last news gave its buffers back.
+                self.show_leases();
+                self.metrics().activity.parks_total.increment();
+                Turn::Parked
+            }
+        }
+    }
+
+    /// Connections that are polled.
+    #[must_use]
+    pub fn hot_count(&self) -> usize {
+        self.hot.len()
+    }
+
+    /// True when a turn would find something to do: looked at once more after the shard has announced
+    /// that it parks.
+    #[must_use]
+    pub fn has_news(&self) -> bool {
+        // After a turn that found nothing, only `close_idle` makes a connection hot.
+        !self.hot.is_empty() || self.workers_have_news()
+    }
+
+    fn workers_have_news(&self) -> bool {
+        self.options.links.iter().any(ShardEnd::has_news)
+    }
+
+    /// When the shard must turn again although nothing woke it: some connection waits for a buffer or
+    /// for room with a worker.
+    #[inline]
+    #[must_use]
+    pub fn starved_until(&self) -> Option<Timestamp> {
+        let waits = !self.starved.is_empty() && sound("who waits for a worker tries again");
+        waits.then_some(self.retry_starved_at)
+    }
+
+    /// Polls `slot` from now on.
+    pub(super) fn unpark(&mut self, slot: u32, now: Timestamp) {
+        let entry = &mut self.slots[slot as usize];
+        if !matches!(entry.state, State::Serving(_)) {
+            return;
+        }
+        entry.quiet_since = now;
+        if !entry.hot {
+            entry.warm(self.beside);
+            self.hot.push(slot);
+            self.list(slot);
+        }
+    }
+
+    /// Counts `slot` among the interactive from now on.
+    #[inline]
+    fn list(&mut self, slot: u32) {
+        let entry = &mut self.slots[slot as usize];
+        if !entry.listed {
+            entry.listed = true;
+            // Note: cannot grow: each slot is in the list at most once.
+            self.interactive.push(slot);
+        }
+    }
+
+    pub(super) fn unpark_all(&mut self, now: Timestamp) {
+        for slot in 0..self.slot_count {
+            self.unpark(slot, now);
+        }
+    }
+
+    /// Makes every slot hot for which a worker has published something.
+    fn take_news(&mut self, now: Timestamp) -> bool {
+        if !self.workers_have_news() {
+            return false;
+        }
+        let Self { options, slots, hot, interactive, beside, .. } = self;
+        for link in &options.links {
+            link.take_news(|index| {
+                let entry = &mut slots[index as usize];
+                entry.quiet_since = now;
+                if !entry.hot {
+                    entry.warm(*beside);
+                    hot.push(index);
+                    if !entry.listed {
+                        entry.listed = true;
+                        interactive.push(index);
+                    }
+                }
+            });
+        }
+        self.unpark_starved(now);
+        self.show_leases();
+        true
+    }
+
+    /// Polls again who waits for a buffer or a worker.
+    fn unpark_starved(&mut self, now: Timestamp) {
+        // Bounded: each slot is in the list at most once.
+        while let Some(slot) = self.starved.pop() {
+            self.slots[slot as usize].starved = false;
+            self.unpark(slot, now);
+        }
+    }
+
+    /// Serves one request each of some interactive connections that have one.
+    fn serve_interactive(&mut self, now: Timestamp, clock: &dyn Clock) {
+        for _ in 0..INTERACTIVE_PER_VISIT.min(self.interactive.len()) {
+            if self.interactive_at >= self.interactive.len() {
+                self.interactive_at = 0;
+            }
+            let Some(&slot) = self.interactive.get(self.interactive_at) else { return };
+            let entry = &mut self.slots[slot as usize];
+            if !entry.hot || entry.bulk {
+                entry.listed = false;
+                self.interactive.swap_remove(self.interactive_at);
+                continue;
+            }
+            self.interactive_at += 1;
+            if entry.has_request() {
+                self.serve(slot, 1, now, clock);
+            }
+        }
+    }
+
+    /// Visits one hot slot: replies first, they are older than any request.
+    fn visit(&mut self, slot: u32, now: Timestamp, clock: &dyn Clock) -> Visited {
+        match &self.slots[slot as usize].state {
+            State::Serving(_) => match self.serve(slot, FRAMES_PER_VISIT, now, clock) {
+                None => Visited::Busy,
+                Some(idle) => self.visit_quiet(slot, idle, now),
+            },
+            _ => self.visit_closing(slot),
+        }
+    }
+
+    /// Does what there is to do for a slot that is serving; gives what stood in the way when there
+    /// was nothing.
+    #[inline]
+    fn serve(
+        &mut self,
+        slot: u32,
+        frames_max: u32,
+        now: Timestamp,
+        clock: &dyn Clock,
+    ) -> Option<Visit> {
+        let entry = &mut self.slots[slot as usize];
+        let State::Serving(connection) = &mut entry.state else { return None };
+        let mut shared = Shared {
+            routes: &self.options.routes,
+            codecs: &self.options.codecs,
+            links: &mut self.options.links,
+            in_flight: &mut self.in_flight,
+            pool: &self.options.pool,
+            scratch: &mut self.scratch,
+            metrics: self.options.metrics.shard(self.options.shard_index),
+            clock,
+            draining: self.draining,
+        };
+        let Connection { memory, ends } = connection;
+        let view = memory.view();
+        let before = Work::of(&ends.statistics);
+        let replies = ends.forward_replies(view, slot, &mut shared, now);
+        let requests = match replies {
+            Visit::End(_) => replies,
+            _ => ends.visit(view, slot, &mut shared, now, frames_max),
+        };
+        if let Visit::End(ending) = requests {
+            self.close(slot, ending);
+            // Its goodbye waits in the outputs, and its slot for the workers.
+            return None;
+        }
+        let done = Work::of(&ends.statistics).since(before);
+        self.work = self.work.plus(done);
+        let busy = replies == Visit::Busy || requests == Visit::Busy;
+        entry.blocked = replies == Visit::BlockedOnClient || requests == Visit::BlockedOnClient;
+        if busy {
+            entry.quiet_since = now;
+            entry.quiet_visits = 0;
+            // Where only one could be taken, another that waits is more than one.
+            entry.bulk = done.frames > 1
+                || done.bytes > INTERACTIVE_SIZE_MAX
+                || (frames_max == 1 && !ends.requests.is_empty(view.request_ring()));
+            let interactive = !entry.bulk;
+            if view.client_parked().take() {
+                self.outputs.push(Output::Ring { slot });
+                self.metrics().activity.doorbells_sent_total.increment();
+            } else {
+                self.metrics().activity.doorbells_suppressed_total.increment();
+            }
+            if interactive {
+                self.list(slot);
+            }
+            return None;
+        }
+        if entry.blocked && view.client_parked().take() {
+            // There may be new padding in its ring, which only a client that looks can free.
+            self.outputs.push(Output::Ring { slot });
+            self.metrics().activity.doorbells_sent_total.increment();
+        }
+        Some(requests)
+    }
+
+    /// Nothing was done for `slot`: decides whether it stays hot.
+    fn visit_quiet(&mut self, slot: u32, requests: Visit, now: Timestamp) -> Visited {
+        let entry = &mut self.slots[slot as usize];
+        let State::Serving(connection) = &mut entry.state else { return Visited::Cooled };
+        let is_done = connection.ends.in_flight.count() == 0 || !sound("a drain waits for answers");
+        if self.draining && is_done && requests == Visit::Quiet {
+            self.close(slot, Ending::Shutdown);
+            return Visited::Busy;
+        }
+        entry.quiet_visits += 1;
+        let polls = entry.quiet_visits < QUIET_VISITS_MIN
+            || now.since(entry.quiet_since) < self.options.spin_ns;
+        if polls && self.beside.is_none() {
+            return Visited::Quiet;
+        }
+        if requests == Visit::BlockedOnWorker {
+            if self.starved.is_empty() {
+                self.retry_starved_at = now.after(STARVED_RETRY);
+            }
+            if !entry.starved {
+                entry.starved = true;
+                self.starved.push(slot);
+            }
+            // One whose replies wait for space as well has to hear from its client, too.
+            if !entry.blocked {
+                self.metrics().activity.backpressure_total.increment();
+                return Visited::Cooled;
+            }
+        }
+        let view = connection.memory.view();
+        view.daemon_parked().arm();
+        if entry.blocked {
+            view.daemon_blocked().arm();
+        }
+        // The last look: whoever published or freed something before it could see the flag does not
+        // ring. A blocked connection waits for space only, whatever its request ring holds.
+        let found = if entry.blocked {
+            !connection.ends.responses.is_unmoved(view.response_ring())
+        } else {
+            !connection.ends.requests.is_empty(view.request_ring())
+                && sound("last look for a request")
+        };
+        if found {
+            view.daemon_parked().disarm();
+            view.daemon_blocked().disarm();
+            entry.quiet_since = now;
+            return Visited::Quiet;
+        }
+        self.company.join(slot, view.client_core().load());
+        if entry.blocked {
+            self.metrics().activity.backpressure_total.increment();
+        }
+        Visited::Cooled
+    }
+
+    /// A closed connection's workers may still have something to drop.
+    fn visit_closing(&mut self, slot: u32) -> Visited {
+        let State::Closing(closing) = &mut self.slots[slot as usize].state else {
+            return Visited::Cooled;
+        };
+        for (worker, link) in self.options.links.iter_mut().enumerate() {
+            // Bounded: a reply ring holds few frames, and the worker adds none for a connection
+            // that it knows to be closed.
+            loop {
+                match link.discard(slot as usize) {
+                    Forwarded::Nothing => break,
+                    Forwarded::Closed => closing.unacknowledged &= !(1 << worker),
+                    _ => {}
+                }
+            }
+        }
+        self.free_if_done(slot);
+        Visited::Cooled
+    }
+}
+
+/// What a visit means for the hot list.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Visited {
+    Busy,
+    Quiet,
+    /// Not polled any more.
+    Cooled,
+}

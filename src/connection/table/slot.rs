@@ -1,0 +1,87 @@
+//! One slot: a place for a connection, made at start-up and used again and again.
+
+use crate::connection::{Connection, ConnectionStatistics, Timestamp};
+use crate::region::{RegionMemory, Whereabouts};
+
+/// A connection's way through its slot: `Free → Serving → Closing → Free`.
+pub(super) enum State<M> {
+    Free,
+    Serving(Connection<M>),
+    Closing(Closing),
+}
+
+/// A closed connection, until the shell and every worker have let go of its slot.
+#[derive(Clone, Copy)]
+pub(super) struct Closing {
+    /// Workers, as bits, that have not been told yet: their job rings were full.
+    pub(super) untold: u32,
+    /// Workers that may still publish replies.
+    pub(super) unacknowledged: u32,
+    pub(super) shell_done: bool,
+    pub(super) connection_id: u64,
+    pub(super) statistics: ConnectionStatistics,
+}
+
+pub(super) struct Slot<M> {
+    pub(super) state: State<M>,
+    /// When the last visit found something; meaningful while hot.
+    pub(super) quiet_since: Timestamp,
+    /// Visits since then that found nothing.
+    pub(super) quiet_visits: u32,
+    pub(super) hot: bool,
+    /// Waits for space in its response ring.
+    pub(super) blocked: bool,
+    /// Is in [`super::Table::starved`].
+    pub(super) starved: bool,
+    /// The last visit found more than one request, or a large one.
+    pub(super) bulk: bool,
+    /// Is in [`super::Table::interactive`].
+    pub(super) listed: bool,
+    /// What its client was told about [`super::Table::beside`].
+    pub(super) told: Option<u32>,
+}
+
+impl<M: RegionMemory> Slot<M> {
+    /// Asks for the lines at which the next request will appear.
+    #[inline]
+    pub(super) fn touch(&self) {
+        if let State::Serving(connection) = &self.state {
+            connection.ends.requests.prefetch(connection.memory.view().request_ring());
+        }
+    }
+
+    /// True when a request waits to be taken.
+    #[inline]
+    pub(super) fn has_request(&self) -> bool {
+        match &self.state {
+            State::Serving(connection) => {
+                !connection.ends.requests.is_empty(connection.memory.view().request_ring())
+            }
+            _ => false,
+        }
+    }
+
+    /// Tells the client on which core the shard sits beside it, unless it knows.
+    pub(super) fn tell(&mut self, core: Option<u32>) {
+        if self.told == core {
+            return;
+        }
+        if let State::Serving(connection) = &self.state {
+            let place = core.map(|core| Whereabouts { core, polls: false });
+            connection.memory.view().daemon_core().store(place);
+            self.told = core;
+        }
+    }
+
+    /// Marks the slot as polled, and tells its client that nobody need ring.
+    pub(super) fn warm(&mut self, beside: Option<u32>) {
+        self.hot = true;
+        self.quiet_visits = 0;
+        self.bulk = false;
+        self.tell(beside);
+        if let State::Serving(connection) = &self.state {
+            connection.memory.view().daemon_parked().disarm();
+            connection.memory.view().daemon_blocked().disarm();
+        }
+    }
+}
