@@ -62,10 +62,23 @@ pub const BYTES_HELD_MAX: u64 = 4096;
 /// Bytes of payload after which a visit ends (one larger frame is always taken whole). So small that who
 /// has one request now and then waits for microseconds beside any number of others who have many.
 pub const BYTES_PER_VISIT: u64 = 8 * 1024;
+/// The same while somebody interactive is polled.
+pub const BYTES_PER_SHORT_VISIT: u64 = 4 * 1024;
 /// Frames of interactive connections that are served between two visits to others.
 pub const INTERACTIVE_PER_VISIT: usize = 16;
 /// Bytes of payload above which a connection is not interactive, whatever else it does.
 pub const INTERACTIVE_SIZE_MAX: u64 = 4096;
+/// What a connection was lately served leaves its bucket at one byte in so many nanoseconds: 0.98 MB/s.
+pub const RECENT_NS_PER_BYTE: u64 = 1024;
+/// Bytes up to which a connection's recent use is light, so that it goes before those with a backlog.
+pub const RECENT_LIGHT_MAX: u64 = 32 * 1024;
+/// Bytes of recent use that are remembered.
+pub const RECENT_MAX: u64 = 64 * 1024;
+/// Visits in a row that found one small request each, after which a connection is one that waits for its
+/// answers, however much it is served: it cannot take more than a frame each time.
+pub const SINGLE_VISITS_MIN: u8 = 8;
+/// What serving a frame costs beside its payload, in bytes of payload that take as long.
+pub const FRAME_SERVICE_BYTES: u64 = 256;
 /// Frames that a turn takes before it gives its shell a chance to hear doorbells.
 pub const FRAMES_PER_TURN: usize = 64;
 /// Bytes of payload, likewise.

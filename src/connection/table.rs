@@ -1,12 +1,14 @@
 //! A shard's connections: how each comes, stays and goes, and what goes out to the shell.
 //! The order in which they are served is in `service`.
 
+mod recent_use;
 mod service;
 mod slot;
 mod work;
 
 use std::sync::Arc;
 
+use self::recent_use::RecentUse;
 use self::slot::{Closing, Slot, State};
 use self::work::Work;
 use super::in_flight::InFlightTable;
@@ -116,9 +118,9 @@ pub struct Table<M> {
     hot: Vec<u32>,
     /// Where in `hot` this round goes on.
     round_at: usize,
-    /// Hot slots that keep at most one request under way, and those that have just become hot: looked
-    /// at between any two visits to others. Some that are no longer either, which are taken out when
-    /// they are met.
+    /// Hot slots that keep at most one request under way, and those that have just become hot with
+    /// little use before: looked at between any two visits to others. Some that are no longer either,
+    /// which are taken out when they are met.
     interactive: Vec<u32>,
     /// Where in `interactive` the next look goes on.
     interactive_at: usize,
@@ -155,6 +157,8 @@ impl<M: RegionMemory> Table<M> {
             blocked: false,
             starved: false,
             bulk: false,
+            recent: RecentUse::default(),
+            single_visits: 0,
             listed: false,
             told: None,
         };
@@ -202,6 +206,8 @@ impl<M: RegionMemory> Table<M> {
         let entry = &mut self.slots[slot as usize];
         entry.state = State::Serving(Connection::new(new, self.options.message_size_max, now));
         entry.told = None;
+        entry.recent = RecentUse::default();
+        entry.single_visits = 0;
         self.metrics().connection_opened();
         self.unpark(slot, now);
         Ok(Adopted { slot })

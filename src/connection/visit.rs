@@ -9,8 +9,8 @@ use super::routes::{Route, Routes};
 use super::{Clock, Ending, Ends, Timestamp};
 use crate::error::IpcError;
 use crate::limits::{
-    BYTES_HELD_MAX, BYTES_PER_VISIT, DETAIL_SIZE_MAX, FRAMES_HELD_MAX, FRAMES_PER_VISIT,
-    IN_FLIGHT_PER_CONNECTION, SYNC_REPLY_SIZE_MIN,
+    BYTES_HELD_MAX, DETAIL_SIZE_MAX, FRAMES_HELD_MAX, FRAMES_PER_VISIT, IN_FLIGHT_PER_CONNECTION,
+    SYNC_REPLY_SIZE_MIN,
 };
 use crate::link::{Forwarded, Job, JobKind, ShardEnd};
 use crate::metrics::{ErrorStatus, LeaseTier, MessageKind, ShardMetrics};
@@ -64,6 +64,14 @@ impl Shared<'_> {
     }
 }
 
+/// What one visit may take: after the last frame that is within both, it ends.
+#[derive(Clone, Copy)]
+pub(super) struct Budget {
+    pub(super) frames: u32,
+    /// Of payload; the frame that goes beyond it is taken whole.
+    pub(super) bytes: u64,
+}
+
 /// What became of one frame.
 enum Taken {
     /// It was answered or sent on, and is to be released.
@@ -89,7 +97,7 @@ impl From<Fault> for Ending {
 }
 
 impl Ends {
-    /// Takes frames, up to `frames_max` and [`BYTES_PER_VISIT`]. `slot` is the connection's place in the
+    /// Takes frames, as many as `budget` allows. `slot` is the connection's place in the
     /// table.
     ///
     /// The answer to the first is seen at once. Where there are more, the client keeps many under way
@@ -101,11 +109,17 @@ impl Ends {
         slot: u32,
         shared: &mut Shared<'_>,
         now: Timestamp,
-        frames_max: u32,
+        budget: Budget,
     ) -> Visit {
-        let visit = self.take_frames(view, slot, shared, now, frames_max);
+        let visit = self.take_frames(view, slot, shared, now, budget);
         self.responses.reveal(view.response_ring());
         visit
+    }
+
+    /// True when another request waits; padding is no request. What is broken, the next visit finds.
+    #[inline]
+    pub(super) fn has_request(&mut self, ring: RingView<'_>) -> bool {
+        matches!(self.requests.look(ring), Look::Frame(_))
     }
 
     #[inline(always)]
@@ -115,12 +129,12 @@ impl Ends {
         slot: u32,
         shared: &mut Shared<'_>,
         now: Timestamp,
-        frames_max: u32,
+        budget: Budget,
     ) -> Visit {
         let ring = view.request_ring();
         let (mut bytes, mut bytes_shown) = (0, 0);
-        let budget = if sound("a visit has a budget") { frames_max } else { u32::MAX };
-        for taken in 0..budget {
+        let frames_max = if sound("a visit has a budget") { budget.frames } else { u32::MAX };
+        for taken in 0..frames_max {
             let header = match self.requests.look(ring) {
                 Look::Frame(header) => header,
                 Look::Nothing if taken == 0 => return Visit::Quiet,
@@ -141,7 +155,7 @@ impl Ends {
             self.statistics.requests += 1;
             self.statistics.request_bytes += size;
             bytes += size;
-            if bytes >= BYTES_PER_VISIT {
+            if bytes >= budget.bytes {
                 break;
             }
             if taken % FRAMES_HELD_MAX == 0 || bytes - bytes_shown > BYTES_HELD_MAX {

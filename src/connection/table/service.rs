@@ -5,9 +5,12 @@ use std::time::Duration;
 use super::slot::State;
 use super::work::Work;
 use super::{Output, Table, Turn};
-use crate::connection::visit::{Shared, Visit};
+use crate::connection::visit::{Budget, Shared, Visit};
 use crate::connection::{Clock, Connection, Ending, Timestamp};
-use crate::limits::{FRAMES_PER_VISIT, INTERACTIVE_PER_VISIT, INTERACTIVE_SIZE_MAX, MODELLED};
+use crate::limits::{
+    BYTES_PER_SHORT_VISIT, BYTES_PER_VISIT, FRAMES_PER_VISIT, INTERACTIVE_PER_VISIT,
+    INTERACTIVE_SIZE_MAX, MODELLED, SINGLE_VISITS_MIN,
+};
 use crate::link::{Forwarded, ShardEnd};
 use crate::region::RegionMemory;
 use crate::sync::sound;
@@ -37,9 +40,10 @@ impl<M: RegionMemory> Table<M> {
     ///
     /// A visit takes no more than its budget, which is deficit round robin with frames too large for a
     /// budget taken whole. After each visit to a connection with a backlog come the *interactive* ones,
-    /// as the new flows of fq_codel (RFC 8290 §4.2) come before the old: who has just become hot, and
-    /// who had no more than one small request when it was last visited. That is one who waits for its
-    /// answer before it goes on, so it cannot take more than a frame each time; and there are at most
+    /// as the new flows of fq_codel (RFC 8290 §4.2) come before the old: who had no more than one small
+    /// request when it was last visited, if it was served little lately or has done so for several
+    /// visits; and who has just become hot after little use. Each of these waits for its answer before it
+    /// goes on, so it cannot take more than a frame each time; and there are at most
     /// [`INTERACTIVE_PER_VISIT`] of those, so a backlog is worked off whatever they do.
     pub fn turn(&mut self, now: Timestamp, clock: &dyn Clock) -> Turn {
         let mut busy = self.take_news(now);
@@ -127,10 +131,19 @@ impl<M: RegionMemory> Table<M> {
         }
         entry.quiet_since = now;
         if !entry.hot {
-            entry.warm(self.beside);
+            entry.warm(self.beside, now);
             self.hot.push(slot);
-            self.list(slot);
+            if !entry.bulk {
+                self.list(slot);
+            }
         }
+    }
+
+    /// True when `slot` is looked at between any two visits to others.
+    #[cfg(test)]
+    pub(in crate::connection) fn is_interactive(&self, slot: u32) -> bool {
+        let entry = &self.slots[slot as usize];
+        entry.listed && !entry.bulk
     }
 
     /// Counts `slot` among the interactive from now on.
@@ -161,9 +174,9 @@ impl<M: RegionMemory> Table<M> {
                 let entry = &mut slots[index as usize];
                 entry.quiet_since = now;
                 if !entry.hot {
-                    entry.warm(*beside);
+                    entry.warm(*beside, now);
                     hot.push(index);
-                    if !entry.listed {
+                    if !entry.bulk && !entry.listed {
                         entry.listed = true;
                         interactive.push(index);
                     }
@@ -199,15 +212,19 @@ impl<M: RegionMemory> Table<M> {
             }
             self.interactive_at += 1;
             if entry.has_request() {
-                self.serve(slot, 1, now, clock);
+                self.serve(slot, Budget { frames: 1, bytes: BYTES_PER_SHORT_VISIT }, now, clock);
             }
         }
     }
 
     /// Visits one hot slot: replies first, they are older than any request.
     fn visit(&mut self, slot: u32, now: Timestamp, clock: &dyn Clock) -> Visited {
+        // Nobody interactive waits for longer than for a short visit.
+        let bytes =
+            if self.interactive.is_empty() { BYTES_PER_VISIT } else { BYTES_PER_SHORT_VISIT };
+        let budget = Budget { frames: FRAMES_PER_VISIT, bytes };
         match &self.slots[slot as usize].state {
-            State::Serving(_) => match self.serve(slot, FRAMES_PER_VISIT, now, clock) {
+            State::Serving(_) => match self.serve(slot, budget, now, clock) {
                 None => Visited::Busy,
                 Some(idle) => self.visit_quiet(slot, idle, now),
             },
@@ -221,7 +238,7 @@ impl<M: RegionMemory> Table<M> {
     fn serve(
         &mut self,
         slot: u32,
-        frames_max: u32,
+        budget: Budget,
         now: Timestamp,
         clock: &dyn Clock,
     ) -> Option<Visit> {
@@ -244,7 +261,7 @@ impl<M: RegionMemory> Table<M> {
         let replies = ends.forward_replies(view, slot, &mut shared, now);
         let requests = match replies {
             Visit::End(_) => replies,
-            _ => ends.visit(view, slot, &mut shared, now, frames_max),
+            _ => ends.visit(view, slot, &mut shared, now, budget),
         };
         if let Visit::End(ending) = requests {
             self.close(slot, ending);
@@ -258,10 +275,15 @@ impl<M: RegionMemory> Table<M> {
         if busy {
             entry.quiet_since = now;
             entry.quiet_visits = 0;
-            // Where only one could be taken, another that waits is more than one.
-            entry.bulk = done.frames > 1
-                || done.bytes > INTERACTIVE_SIZE_MAX
-                || (frames_max == 1 && !ends.requests.is_empty(view.request_ring()));
+            entry.recent.add(done, now);
+            // Where the budget took no more than one, another that waits is more than one.
+            let is_cut = budget.frames == 1 || done.bytes >= budget.bytes;
+            let single = done.frames <= 1
+                && done.bytes <= INTERACTIVE_SIZE_MAX
+                && !(is_cut && ends.has_request(view.request_ring()));
+            entry.single_visits = if single { entry.single_visits.saturating_add(1) } else { 0 };
+            entry.bulk =
+                !single || (entry.single_visits < SINGLE_VISITS_MIN && !entry.recent.is_light(now));
             let interactive = !entry.bulk;
             if view.client_parked().take() {
                 self.outputs.push(Output::Ring { slot });
@@ -295,6 +317,11 @@ impl<M: RegionMemory> Table<M> {
         let polls = entry.quiet_visits < QUIET_VISITS_MIN
             || now.since(entry.quiet_since) < self.options.spin_ns;
         if polls && self.beside.is_none() {
+            if entry.bulk && entry.recent.is_light(now) {
+                // It was busy and has been quiet for long enough to go first again.
+                entry.bulk = false;
+                self.list(slot);
+            }
             return Visited::Quiet;
         }
         if requests == Visit::BlockedOnWorker {

@@ -1,5 +1,6 @@
 //! One slot: a place for a connection, made at start-up and used again and again.
 
+use super::recent_use::RecentUse;
 use crate::connection::{Connection, ConnectionStatistics, Timestamp};
 use crate::region::{RegionMemory, Whereabouts};
 
@@ -33,8 +34,12 @@ pub(super) struct Slot<M> {
     pub(super) blocked: bool,
     /// Is in [`super::Table::starved`].
     pub(super) starved: bool,
-    /// The last visit found more than one request, or a large one.
+    /// The last visit found more than one request, or a large one; or the slot has become hot after
+    /// much use.
     pub(super) bulk: bool,
+    pub(super) recent: RecentUse,
+    /// Visits in a row that found one small request each, as far as they count.
+    pub(super) single_visits: u8,
     /// Is in [`super::Table::interactive`].
     pub(super) listed: bool,
     /// What its client was told about [`super::Table::beside`].
@@ -74,10 +79,10 @@ impl<M: RegionMemory> Slot<M> {
     }
 
     /// Marks the slot as polled, and tells its client that nobody need ring.
-    pub(super) fn warm(&mut self, beside: Option<u32>) {
+    pub(super) fn warm(&mut self, beside: Option<u32>, now: Timestamp) {
         self.hot = true;
         self.quiet_visits = 0;
-        self.bulk = false;
+        self.bulk = !self.recent.is_light(now);
         self.tell(beside);
         if let State::Serving(connection) = &self.state {
             connection.memory.view().daemon_parked().disarm();
