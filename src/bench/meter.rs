@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{BenchError, Pinned, Samples};
+use super::{BenchError, Pinned, Samples, stamp_payload, stamps_of};
 
 /// Something that echoes a payload and is timed from outside, one round trip at a time.
 ///
@@ -156,22 +156,14 @@ impl<'s, S: Subject> Exchange<'s, S> {
     #[inline]
     fn perform(&mut self) -> Result<(), BenchError> {
         self.stamp += 1;
-        let stamp = self.stamp.to_ne_bytes();
-        *self.payload.first_chunk_mut().expect("a payload has a word") = stamp;
-        *self.payload.last_chunk_mut().expect("a payload has a word") = stamp;
+        stamp_payload(&mut self.payload, self.stamp);
 
         self.subject.round_trip(&self.payload, &mut self.answer)?;
 
-        // Both ends, so that an answer cut short or published too early is found.
-        for &found in [self.answer.first_chunk(), self.answer.last_chunk()].into_iter().flatten() {
-            if found != stamp {
-                return Err(BenchError::WrongAnswer {
-                    stamp: self.stamp,
-                    found: u64::from_ne_bytes(found),
-                });
-            }
+        match stamps_of(&self.answer).into_iter().find(|&found| found != self.stamp) {
+            Some(found) => Err(BenchError::WrongAnswer { stamp: self.stamp, found }),
+            None => Ok(()),
         }
-        Ok(())
     }
 }
 

@@ -16,9 +16,9 @@
 //! return of the answer.
 //!
 //! **The map.** [`Subject`] and [`Meter`] are the seams. Pure: `case` (rounds, rejection, medians),
-//! `stats`, `result`, `table`, `report` (a page with curves). Touching the machine: `pin`, `limit`
-//! (the measuring side), `responder` (the child process that answers), `cache_line`, `slots` and
-//! `doorbell` (what the two exchange). `mapping` and `inherit` alone contain `unsafe`. About the
+//! `stamp`, `stats`, `result`, `table`, `report` (a page with curves). Touching the machine: `pin`,
+//! `limit` (the measuring side), `responder` (the child process that answers), `cache_line`, `slots`
+//! and `doorbell` (what the two exchange). `mapping` and `inherit` alone contain `unsafe`. About the
 //! daemon: `daemon` (one of our own, as a child), `cases` (what is measured of it), `runner`
 //! (against a daemon), `echo` (one request at a time), `throughput` (many in flight) over `lane`.
 //!
@@ -43,6 +43,7 @@ mod responder;
 mod result;
 mod runner;
 mod slots;
+mod stamp;
 mod stats;
 mod table;
 mod throughput;
@@ -60,6 +61,7 @@ pub use report::{Machine, report_page};
 pub use responder::{Launcher, ResponderArguments, ResponderKind};
 pub use result::{CaseResult, Figures, LimitResult, SCHEMA};
 pub use runner::{DaemonBench, allow_open_files};
+pub use stamp::{stamp_payload, stamps_of};
 pub use stats::{CurvePoint, Samples, Summary, median};
 pub use table::{
     Alignment, Style, Table, duration_text, rate_text, ratio_text, result_tables, rounds_text,

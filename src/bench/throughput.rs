@@ -9,7 +9,7 @@ use std::hint;
 use std::time::{Duration, Instant};
 
 use super::lane::Lane;
-use super::{BenchError, Burst, Meter, Pinned, Samples};
+use super::{BenchError, Burst, Meter, Pinned, Samples, stamp_payload, stamps_of};
 
 const WORD_SIZE: usize = 8;
 
@@ -156,7 +156,7 @@ impl<L: Lane> Loaded<L> {
         // Bounded by what is in flight.
         while self.oldest_stamp != self.next_stamp && self.lane.try_receive(answer)? {
             let stamp = self.oldest_stamp;
-            for found in [first_word(answer), last_word(answer)] {
+            for found in stamps_of(answer) {
                 if found != stamp {
                     return Err(BenchError::WrongAnswer { stamp, found });
                 }
@@ -211,23 +211,6 @@ impl<L: Lane> Loaded<L> {
         quota.untimed = TIMED_INTERVAL;
         true
     }
-}
-
-fn stamp_payload(payload: &mut [u8], stamp: u64) {
-    let stamp = stamp.to_ne_bytes();
-    *payload.first_chunk_mut().expect("a payload has a word") = stamp;
-    *payload.last_chunk_mut().expect("a payload has a word") = stamp;
-}
-
-/// The first word; zero, which is no stamp, when there is none.
-#[inline]
-fn first_word(bytes: &[u8]) -> u64 {
-    bytes.first_chunk().map_or(0, |word| u64::from_ne_bytes(*word))
-}
-
-#[inline]
-fn last_word(bytes: &[u8]) -> u64 {
-    bytes.last_chunk().map_or(0, |word| u64::from_ne_bytes(*word))
 }
 
 #[cfg(test)]

@@ -33,12 +33,14 @@ pub(crate) fn start(program: &std::path::Path, cores: Cores) -> Result<DaemonPro
     Ok(DaemonProcess::start(program, &daemon_settings(DaemonKind::Pinned, cores), LIFE)?)
 }
 
-/// The largest of the samples that were taken.
+/// The largest of the samples that were taken, each kind of memory for itself.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Peak {
     pub(crate) pss_bytes: u64,
     pub(crate) owned_bytes: u64,
     pub(crate) anon_bytes: u64,
+    pub(crate) file_bytes: u64,
+    pub(crate) shmem_bytes: u64,
     pub(crate) samples: u64,
 }
 
@@ -49,6 +51,8 @@ impl Peak {
         self.pss_bytes = self.pss_bytes.max(footprint.pss_bytes);
         self.owned_bytes = self.owned_bytes.max(footprint.owned_bytes());
         self.anon_bytes = self.anon_bytes.max(footprint.pss_anon_bytes);
+        self.file_bytes = self.file_bytes.max(footprint.pss_file_bytes);
+        self.shmem_bytes = self.shmem_bytes.max(footprint.pss_shmem_bytes);
         self.samples += 1;
         Ok(())
     }

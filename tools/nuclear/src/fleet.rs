@@ -7,6 +7,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use annulus::bench::{stamp_payload, stamps_of};
 use annulus::client::{ConnectOptions, Connection, WaitPolicy};
 use annulus::descriptors;
 use annulus::wire::{MessageType, Status};
@@ -129,8 +130,7 @@ impl Lane {
         let Some(received) = self.connection.try_receive(answer)? else {
             return Ok(false);
         };
-        let first = answer.first_chunk().map_or(0, |word| u64::from_ne_bytes(*word));
-        let last = answer.last_chunk().map_or(0, |word| u64::from_ne_bytes(*word));
+        let [first, last] = stamps_of(answer);
         let index = slot(first, self.ids.len());
         let good = received.status == Status::Ok
             && received.last
@@ -155,9 +155,7 @@ impl Lane {
             if self.ids[index] != 0 {
                 break;
             }
-            let end = payload.len() - size_of::<u64>();
-            payload[..size_of::<u64>()].copy_from_slice(&stamp.to_ne_bytes());
-            payload[end..].copy_from_slice(&stamp.to_ne_bytes());
+            stamp_payload(payload, stamp);
             let Some(id) = self.connection.try_send(MessageType::ECHO, payload)? else {
                 break;
             };

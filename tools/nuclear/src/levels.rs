@@ -18,7 +18,7 @@ use crate::team::Team;
 use crate::work::{Outcome, Squad, Task, Work};
 
 const KIB: u64 = 1 << 10;
-const MB: f64 = 1e6;
+pub(crate) const MB: f64 = 1e6;
 
 /// Between two looks at the daemon's memory.
 const SAMPLE_PERIOD: Duration = Duration::from_millis(50);
@@ -37,10 +37,11 @@ pub(crate) struct Stage {
     /// Divides the amounts.
     pub(crate) divisor: u32,
     pub(crate) plant_leak: bool,
+    pub(crate) plant_request: bool,
 }
 
 impl Stage {
-    fn connections(&self, count: u32) -> u32 {
+    pub(crate) fn connections(&self, count: u32) -> u32 {
         (count / self.divisor).max(1)
     }
 
@@ -49,39 +50,53 @@ impl Stage {
         (count / u64::from(self.divisor)).max(1)
     }
 
-    fn work(&self, daemon: &DaemonProcess, core: usize, task: Task) -> Work {
+    pub(crate) fn work(&self, daemon: &DaemonProcess, core: usize, task: Task) -> Work {
         let parent = process::id().cast_signed();
         Work { socket: daemon.socket(), parent, core, task }
     }
 
     /// Lets a team work while the daemon's memory is sampled.
     fn run(&self, daemon: &DaemonProcess, works: &[Work]) -> Result<(Vec<Outcome>, Peak), Failure> {
-        let mut peak = Peak::default();
-        let outcomes = self.run_beside(works, || peak.sample(daemon))?;
-        Ok((outcomes, peak))
+        self.run_within(self.time_max(), daemon, works)
     }
 
-    /// Lets a team work, and calls `look` now and then meanwhile.
-    fn run_beside(
-        &self,
-        works: &[Work],
-        mut look: impl FnMut() -> Result<(), Failure>,
-    ) -> Result<Vec<Outcome>, Failure> {
-        let mut team = Team::start(works)?;
-        let progress = Progress::new();
-        team.begin()?;
-        let time_max = if self.full { TIME_MAX_FULL } else { TIME_MAX };
-        let started = Instant::now();
-        while !team.has_ended()? {
-            if started.elapsed() > time_max {
-                return Err(format!("the clients were not done after {time_max:?}").into());
-            }
-            look()?;
-            progress.at("seconds", started.elapsed().as_secs(), time_max.as_secs());
-            thread::sleep(SAMPLE_PERIOD);
-        }
-        team.outcomes()
+    /// When the clients are given up.
+    fn time_max(&self) -> Duration {
+        if self.full { TIME_MAX_FULL } else { TIME_MAX }
     }
+
+    /// The same, for clients that are given up after `time_max`.
+    pub(crate) fn run_within(
+        &self,
+        time_max: Duration,
+        daemon: &DaemonProcess,
+        works: &[Work],
+    ) -> Result<(Vec<Outcome>, Peak), Failure> {
+        let mut peak = Peak::default();
+        let outcomes = run_beside(time_max, works, || peak.sample(daemon))?;
+        Ok((outcomes, peak))
+    }
+}
+
+/// Lets a team work for `time_max` at most, and calls `look` now and then meanwhile.
+fn run_beside(
+    time_max: Duration,
+    works: &[Work],
+    mut look: impl FnMut() -> Result<(), Failure>,
+) -> Result<Vec<Outcome>, Failure> {
+    let mut team = Team::start(works)?;
+    let progress = Progress::new();
+    team.begin()?;
+    let started = Instant::now();
+    while !team.has_ended()? {
+        if started.elapsed() > time_max {
+            return Err(format!("the clients were not done after {time_max:?}").into());
+        }
+        look()?;
+        progress.at("seconds", started.elapsed().as_secs(), time_max.as_secs());
+        thread::sleep(SAMPLE_PERIOD);
+    }
+    team.outcomes()
 }
 
 /// Level 1: 1,000 connections at once, 5,000 × 1 KiB each.
@@ -164,7 +179,7 @@ pub(crate) fn latency_torture(stage: &Stage, report: &mut Report) -> Result<(), 
     let probes = u32::try_from(stage.requests(10_000, 2_000))?;
     let work = stage.work(&daemon, cores.client, Task::Probe { squad, probes });
     // The memory of a thousand mappings takes milliseconds of a core to read, which a probe would wait.
-    let outcomes = stage.run_beside(&[work], || Ok(()))?;
+    let outcomes = run_beside(stage.time_max(), &[work], || Ok(()))?;
     daemon.stop()?;
     show_machine(stage, cores, "after", report)?;
 
@@ -266,18 +281,22 @@ fn show_machine(
 }
 
 /// Holds that every request was answered. One that was not is no missed bar: the level has failed.
-fn hold_nothing_lost(report: &mut Report, sent: u64, answered: u64) -> Result<(), Failure> {
+pub(crate) fn hold_nothing_lost(
+    report: &mut Report,
+    sent: u64,
+    answered: u64,
+) -> Result<(), Failure> {
     let figure = format!("{answered} of {sent}");
     report.hold("good answers", "every one", figure.clone(), answered == sent);
     if answered == sent { Ok(()) } else { Err(format!("good answers: {figure}").into()) }
 }
 
-fn hold_below(report: &mut Report, what: &str, megabytes: f64, bytes: u64) {
+pub(crate) fn hold_below(report: &mut Report, what: &str, megabytes: f64, bytes: u64) {
     let seen = as_float(bytes) / MB;
     report.hold(what, &format!("< {megabytes} MB"), format!("{seen:.2} MB"), seen < megabytes);
 }
 
 #[allow(clippy::cast_precision_loss, reason = "counts and bytes far below 2^53")]
-fn as_float(count: u64) -> f64 {
+pub(crate) fn as_float(count: u64) -> f64 {
     count as f64
 }

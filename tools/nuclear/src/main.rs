@@ -2,9 +2,10 @@
 //! kind of load and holds what it sees against the level's bars.
 //!
 //! ```text
-//! levels   what each level does, and its bars     report   bars, verdict, table, JSON
-//! daemon   the daemon and its memory              team     client processes, started together
-//! work     what one client process does           fleet    many connections on one thread
+//! levels   what each level does, and its bars     report     bars, verdict, table, JSON
+//! rest     a daemon at rest, and its memory       activity   what the daemon's threads have done
+//! daemon   the daemon and its memory              team       client processes, started together
+//! work     what one client process does           fleet      many connections on one thread
 //! ```
 //!
 //! The daemon (`annulus serve`) and the clients (this program, started again) are processes of their
@@ -13,10 +14,12 @@
 //! Exit codes: 0 every bar met, 1 a bar missed, 2 usage, 3 a level could not be run, 4 a level that
 //! is not built yet.
 
+mod activity;
 mod daemon;
 mod fleet;
 mod levels;
 mod report;
+mod rest;
 mod team;
 mod work;
 
@@ -44,8 +47,13 @@ type Failure = Box<dyn Error + Send + Sync>;
 #[command(name = "nuclear", version)]
 struct Arguments {
     /// The level
-    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=5), required_unless_present = "work")]
+    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=5), required_unless_present_any = ["rest", "work"])]
     level: Option<u8>,
+
+    /// No level: what the daemon does and takes with nothing to do, and its memory beside few and
+    /// many connections
+    #[arg(long, conflicts_with_all = ["level", "full", "processes"])]
+    rest: bool,
 
     /// The origin's amounts, however long they take; without it at most a minute
     #[arg(long)]
@@ -71,6 +79,10 @@ struct Arguments {
     #[arg(long, hide = true)]
     plant_leak: bool,
 
+    /// Plant a request while the daemon is at rest, to see it found
+    #[arg(long, hide = true, requires = "rest")]
+    plant_request: bool,
+
     /// What a client process does; written by its parent
     #[arg(long, hide = true)]
     work: Option<String>,
@@ -94,9 +106,11 @@ fn run_level(arguments: &Arguments) -> Result<ExitCode, Failure> {
         full: arguments.full,
         divisor: arguments.scale,
         plant_leak: arguments.plant_leak,
+        plant_request: arguments.plant_request,
     };
     let mut report = Report::default();
     match arguments.level {
+        _ if arguments.rest => rest::measure(&stage, &mut report)?,
         Some(1) => levels::connection_bomb(&stage, arguments.processes, &mut report)?,
         Some(2) => levels::memory_destruction(&stage, &mut report)?,
         Some(3) => levels::latency_torture(&stage, &mut report)?,

@@ -51,6 +51,8 @@ pub(crate) enum Task {
     Echo(Vec<Squad>),
     /// Probes of 1 KiB, first beside quiet connections, then beside the same ones saturated.
     Probe { squad: Squad, probes: u32 },
+    /// Echoes before the start, and then quiet connections until it comes.
+    Rest(Squad),
     /// Autocomplete, chat and file analysis, on connections by turns.
     Mixed { connections: u32 },
 }
@@ -85,6 +87,7 @@ pub(crate) fn run(text: &str) -> Result<(), Failure> {
     let outcome = match work.task {
         Task::Echo(squads) => echo(&work.socket, &squads)?,
         Task::Probe { squad, probes } => probe(&work.socket, squad, probes)?,
+        Task::Rest(squad) => rest(&work.socket, squad)?,
         Task::Mixed { connections } => mixed(&work.socket, connections)?,
     };
     println!("{}", serde_json::to_string(&outcome)?);
@@ -159,6 +162,15 @@ fn time_probes(prober: &mut Lane, lanes: &mut [Lane], count: u32) -> Result<Prob
     }
     let summary = samples.summary();
     Ok(Probes { p50_ns: summary.p50_ns, p999_ns: summary.p999_ns, ..probes })
+}
+
+/// Here the start is the end: what is to be seen happens before, while nothing happens.
+fn rest(socket: &Path, squad: Squad) -> Result<Outcome, Failure> {
+    fleet::allow(squad.connections)?;
+    let mut lanes = connect(socket, squad)?;
+    let answered = fleet::run(&mut lanes)?;
+    line_up()?;
+    Ok(Outcome { answered, ..Outcome::default() })
 }
 
 fn mixed(socket: &Path, connections: u32) -> Result<Outcome, Failure> {

@@ -44,6 +44,17 @@ fn a_leak_of_a_connection_in_each_cycle_is_found() {
 }
 
 #[test]
+fn a_request_to_a_daemon_at_rest_is_found_with_the_thread_that_woke_up() {
+    let quiet = nuclear(&["--rest", "--scale", "100", "--json"]);
+    assert_eq!(line(&quiet, "at rest: wake-ups")["met"], true);
+    assert!(line(&quiet, "1000 connections x 1 KiB: PSS")["met"].is_boolean());
+    let planted = nuclear(&["--rest", "--scale", "100", "--json", "--plant-request"]);
+    assert_eq!(planted.status.code(), Some(1));
+    assert_eq!(line(&planted, "at rest: wake-ups")["met"], false);
+    assert_eq!(line(&planted, "at rest: annulus-shard0")["met"], serde_json::Value::Null);
+}
+
+#[test]
 fn chaos_says_that_it_is_not_built_yet() {
     let output = nuclear(&["--level", "5"]);
     assert_eq!(output.status.code(), Some(4));

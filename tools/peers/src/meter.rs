@@ -5,7 +5,9 @@
 
 use std::time::{Duration, Instant};
 
-use annulus::bench::{BenchError, Burst, Samples, Subject, Summary, time_round_trips};
+use annulus::bench::{
+    BenchError, Burst, Samples, Subject, Summary, stamp_payload, stamps_of, time_round_trips,
+};
 use anyhow::{Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
@@ -13,8 +15,6 @@ use crate::scene::{Load, Scene, Wait};
 
 /// Requests in flight under [`Load::Pipelined`].
 pub(crate) const WINDOW: usize = 64;
-
-const WORD_SIZE: usize = size_of::<u64>();
 
 /// Stamps between two reads of the clock under [`Load::Pipelined`]: a request has two, so a latency
 /// of microseconds is off by the time of a few requests. A read for each would be a third of what the
@@ -203,15 +203,10 @@ const fn slot_index(stamp: u64) -> usize {
     (stamp % WINDOW as u64) as usize
 }
 
-fn stamp_payload(payload: &mut [u8], stamp: u64) {
-    *payload.first_chunk_mut().expect("a payload has a word") = stamp.to_ne_bytes();
-    *payload.last_chunk_mut().expect("a payload has a word") = stamp.to_ne_bytes();
-}
-
 /// The stamp of an answer that is as long as its request and whole.
 fn check_answer(answer: &[u8], size: usize) -> Result<u64> {
     ensure!(answer.len() == size, "an answer has {} bytes instead of {size}", answer.len());
-    let (first, last) = (stamp_of(answer), stamp_of(&answer[size - WORD_SIZE..]));
+    let [first, last] = stamps_of(answer);
     ensure!(first == last, "an answer begins with {first:#x} and ends with {last:#x}");
     Ok(first)
 }

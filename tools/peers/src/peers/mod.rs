@@ -5,6 +5,7 @@ mod bare;
 mod iceoryx2;
 mod ipc_channel;
 mod node;
+mod records;
 mod ringfire;
 mod shmem_ipc;
 mod shmipc;

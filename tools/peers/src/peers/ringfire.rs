@@ -1,60 +1,36 @@
 //! ringfire: two of its rings, one each way, of records as large as the payload.
 
 use ::ringfire::{FutexWait, RingConsumer, RingProducer};
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 
-use super::Peer;
+use super::records::Records;
 use crate::meter::{Link, Patience, Take, WINDOW};
-use crate::scene::{Load, Responder, Scene, Wait, say_ready};
+use crate::scene::{Responder, Scene, Wait, say_ready};
 
 /// Records of a ring: twice what is in flight, so that a writer that never waits laps nobody.
 const CAPACITY: u64 = 2 * WINDOW as u64;
 
 pub(crate) struct Ringfire;
 
-impl Peer for Ringfire {
-    fn name(&self) -> &'static str {
-        "ringfire"
-    }
+impl Records for Ringfire {
+    const NAME: &'static str = "ringfire";
 
-    fn wait(&self, load: Load) -> Result<Wait, &'static str> {
-        Ok(if load == Load::Cold { Wait::Sleeps } else { Wait::Polls })
-    }
-
-    fn respond(&self, scene: &Scene) -> Result<()> {
-        match scene.size {
-            64 => respond::<64>(scene),
-            1024 => respond::<1024>(scene),
-            4096 => respond::<4096>(scene),
-            size => bail!("no record has {size} bytes"),
+    fn respond_with<const SIZE: usize>(scene: &Scene) -> Result<()> {
+        let mut responses = RingProducer::create(scene.path("responses"), CAPACITY)?;
+        let mut requests = Reader::<SIZE>::attach(scene, "requests")?;
+        say_ready()?;
+        // Until this process is ended.
+        loop {
+            responses.push(&requests.next()?);
         }
     }
 
-    fn connect(&self, scene: &Scene) -> Result<(Box<dyn Link>, Responder)> {
-        match scene.size {
-            64 => connect::<64>(scene),
-            1024 => connect::<1024>(scene),
-            4096 => connect::<4096>(scene),
-            size => bail!("no record has {size} bytes"),
-        }
+    fn connect_with<const SIZE: usize>(scene: &Scene) -> Result<(Box<dyn Link>, Responder)> {
+        let requests = RingProducer::create(scene.path("requests"), CAPACITY)?;
+        let responder = scene.start_responder(&[])?;
+        let responses = Reader::<SIZE>::attach(scene, "responses")?;
+        Ok((Box::new(Client { requests, responses }), responder))
     }
-}
-
-fn respond<const SIZE: usize>(scene: &Scene) -> Result<()> {
-    let mut responses = RingProducer::create(scene.path("responses"), CAPACITY)?;
-    let mut requests = Reader::<SIZE>::attach(scene, "requests")?;
-    say_ready()?;
-    // Until this process is ended.
-    loop {
-        responses.push(&requests.next()?);
-    }
-}
-
-fn connect<const SIZE: usize>(scene: &Scene) -> Result<(Box<dyn Link>, Responder)> {
-    let requests = RingProducer::create(scene.path("requests"), CAPACITY)?;
-    let responder = scene.start_responder(&[])?;
-    let responses = Reader::<SIZE>::attach(scene, "responses")?;
-    Ok((Box::new(Client { requests, responses }), responder))
 }
 
 struct Reader<const SIZE: usize> {

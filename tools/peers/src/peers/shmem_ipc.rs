@@ -8,77 +8,53 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 
 use ::shmem_ipc::sharedring::{Receiver, Sender};
 use annulus::bench::adopt;
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 
-use super::Peer;
+use super::records::Records;
 use crate::meter::{Link, Patience, Take, WINDOW};
-use crate::scene::{Load, Responder, Scene, Wait, say_ready};
+use crate::scene::{Responder, Scene, Wait, say_ready};
 
 /// Items of a ring, at least: twice what is in flight, so that it is never full.
 const CAPACITY: usize = 2 * WINDOW;
 
 pub(crate) struct ShmemIpc;
 
-impl Peer for ShmemIpc {
-    fn name(&self) -> &'static str {
-        "shmem-ipc"
-    }
+impl Records for ShmemIpc {
+    const NAME: &'static str = "shmem-ipc";
 
-    fn wait(&self, load: Load) -> Result<Wait, &'static str> {
-        Ok(if load == Load::Cold { Wait::Sleeps } else { Wait::Polls })
-    }
-
-    fn respond(&self, scene: &Scene) -> Result<()> {
-        match scene.size {
-            64 => respond::<64>(scene),
-            1024 => respond::<1024>(scene),
-            4096 => respond::<4096>(scene),
-            size => bail!("no item has {size} bytes"),
+    fn respond_with<const SIZE: usize>(scene: &Scene) -> Result<()> {
+        let [requests, responses] = lent_rings(scene)?;
+        let [memory, empty, full] = requests;
+        let receiver = Receiver::<[u8; SIZE]>::open(CAPACITY, memory, empty, full)?;
+        let [memory, empty, full] = responses;
+        let sender = Sender::open(CAPACITY, memory, empty, full)?;
+        let mut end = End { sender, receiver, wait: scene.wait };
+        say_ready()?;
+        let mut batch = Vec::with_capacity(CAPACITY);
+        // Until this process is ended.
+        loop {
+            end.receive(&mut batch)?;
+            end.send(&batch)?;
         }
     }
 
-    fn connect(&self, scene: &Scene) -> Result<(Box<dyn Link>, Responder)> {
-        match scene.size {
-            64 => connect::<64>(scene),
-            1024 => connect::<1024>(scene),
-            4096 => connect::<4096>(scene),
-            size => bail!("no item has {size} bytes"),
-        }
+    fn connect_with<const SIZE: usize>(scene: &Scene) -> Result<(Box<dyn Link>, Responder)> {
+        let sender = Sender::<[u8; SIZE]>::new(CAPACITY)?;
+        let receiver = Receiver::<[u8; SIZE]>::new(CAPACITY)?;
+        let lent: [BorrowedFd<'_>; 6] = [
+            sender.memfd().as_file().as_fd(),
+            sender.empty_signal().as_fd(),
+            sender.full_signal().as_fd(),
+            receiver.memfd().as_file().as_fd(),
+            receiver.empty_signal().as_fd(),
+            receiver.full_signal().as_fd(),
+        ];
+        let responder = scene.start_responder(&lent)?;
+        let end = End { sender, receiver, wait: scene.wait };
+        let unsent = Vec::with_capacity(CAPACITY);
+        let received = Vec::with_capacity(CAPACITY);
+        Ok((Box::new(Client { end, unsent, received }), responder))
     }
-}
-
-fn respond<const SIZE: usize>(scene: &Scene) -> Result<()> {
-    let [requests, responses] = lent_rings(scene)?;
-    let [memory, empty, full] = requests;
-    let receiver = Receiver::<[u8; SIZE]>::open(CAPACITY, memory, empty, full)?;
-    let [memory, empty, full] = responses;
-    let sender = Sender::open(CAPACITY, memory, empty, full)?;
-    let mut end = End { sender, receiver, wait: scene.wait };
-    say_ready()?;
-    let mut batch = Vec::with_capacity(CAPACITY);
-    // Until this process is ended.
-    loop {
-        end.receive(&mut batch)?;
-        end.send(&batch)?;
-    }
-}
-
-fn connect<const SIZE: usize>(scene: &Scene) -> Result<(Box<dyn Link>, Responder)> {
-    let sender = Sender::<[u8; SIZE]>::new(CAPACITY)?;
-    let receiver = Receiver::<[u8; SIZE]>::new(CAPACITY)?;
-    let lent: [BorrowedFd<'_>; 6] = [
-        sender.memfd().as_file().as_fd(),
-        sender.empty_signal().as_fd(),
-        sender.full_signal().as_fd(),
-        receiver.memfd().as_file().as_fd(),
-        receiver.empty_signal().as_fd(),
-        receiver.full_signal().as_fd(),
-    ];
-    let responder = scene.start_responder(&lent)?;
-    let end = End { sender, receiver, wait: scene.wait };
-    let unsent = Vec::with_capacity(CAPACITY);
-    let received = Vec::with_capacity(CAPACITY);
-    Ok((Box::new(Client { end, unsent, received }), responder))
 }
 
 /// Memory, empty signal and full signal of the request ring and of the response ring.
