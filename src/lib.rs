@@ -30,6 +30,7 @@
 //! metrics      counters, Prometheus descriptors  the limit of open files
 //! protocol     AI messages, codecs  wire         frames, handshake, statuses, faults
 //! footprint    memory of a process  (feature cli)
+//! trim         gives back heap and program pages that nobody needs
 //! paths        socket and file      checksum     CRC-32C
 //! limits       every bound          copy         bytes into shared words and back
 //! sync         atomics, or loom's   stand_in   the models' kernel
@@ -91,6 +92,8 @@ mod shard;
 #[cfg(annulus_loom)]
 mod stand_in;
 pub mod sync;
+#[cfg(feature = "server")]
+pub mod trim;
 #[cfg(any(feature = "server", annulus_loom))]
 pub mod wake;
 pub mod wire;

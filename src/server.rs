@@ -379,7 +379,7 @@ impl RunningServer {
         }
     }
 
-    /// Starts a worker executor; gives the shards' ends of its links.
+    /// Starts a worker executor and waits until it runs; gives the shards' ends of its links.
     fn start_worker(
         &mut self,
         name: &str,
@@ -408,13 +408,18 @@ impl RunningServer {
             doorbell,
             stop: Arc::clone(&stop),
         };
+        let (report, started) = mpsc::channel();
         let executor = LocalExecutorBuilder::new(Placement::Unbound)
             .name(name)
             .io_memory(WORKER_IO_MEMORY)
             .ring_depth(WORKER_RING_DEPTH)
-            .spawn(move || worker::run(options))
+            .spawn(move || {
+                let _ = report.send(());
+                worker::run(options)
+            })
             .map_err(executor_error)?;
         self.workers.push((stop, executor));
+        started.recv().map_err(io::Error::other)?;
         Ok(ends)
     }
 

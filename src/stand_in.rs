@@ -48,6 +48,15 @@ impl Mapping {
         Ok(())
     }
 
+    /// The same.
+    ///
+    /// # Errors
+    ///
+    /// None here.
+    pub fn discard(&self, _start: u64, _end: u64) -> io::Result<()> {
+        Ok(())
+    }
+
     /// The memory.
     #[must_use]
     pub fn words(&self) -> &[AtomicU64] {

@@ -7,10 +7,12 @@ use std::fmt;
 use std::io;
 
 use tracing::{Event, Level, Subscriber};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::format::{Format, Full, Writer};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use super::exit::Exit;
 use super::failure::Failure;
@@ -20,26 +22,26 @@ use super::session::Session;
 /// quiet until everything is asked for.
 const FILTERS: [&str; 3] = ["warn,annulus=info", "warn,annulus=debug", "trace"];
 
-/// Sets the process's log up. Call it once, before the first thread starts.
+/// Sets the process's log up. `RUST_LOG` is a list of `target=level` and of one level for the rest; spans
+/// and fields, of which we have none, would bring a regular expression engine. Call it once, before the first thread starts.
 ///
 /// # Errors
 ///
 /// `RUST_LOG` is not a filter.
 pub(crate) fn start(session: &Session) -> Result<(), Failure> {
-    let filter = match env::var("RUST_LOG") {
-        Ok(directives) if !directives.is_empty() => {
-            EnvFilter::try_new(&directives).map_err(|error| {
-                Failure::new(Exit::Usage, format!("RUST_LOG={directives}: {error}"))
-                    .advise("write it like annulus=debug")
-            })?
-        }
-        _ => EnvFilter::new(FILTERS[usize::from(session.verbosity()).min(FILTERS.len() - 1)]),
-    };
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    let asked = env::var("RUST_LOG").ok().filter(|directives| !directives.is_empty());
+    let verbosity = usize::from(session.verbosity()).min(FILTERS.len() - 1);
+    let directives = asked.as_deref().unwrap_or(FILTERS[verbosity]);
+    let filter: Targets = directives.parse().map_err(|error| {
+        Failure::new(Exit::Usage, format!("RUST_LOG={directives}: {error}"))
+            .advise("write it like annulus=debug")
+    })?;
+    let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr);
+    let registry = tracing_subscriber::registry().with(filter);
     if stderr_is_the_journal() {
-        builder.event_format(Journal::new()).init();
+        registry.with(lines.event_format(Journal::new())).init();
     } else {
-        builder.with_ansi(session.output.paint_stderr.is_on()).init();
+        registry.with(lines.with_ansi(session.output.paint_stderr.is_on())).init();
     }
     Ok(())
 }
@@ -126,7 +128,8 @@ mod tests {
     #[test]
     fn every_verbosity_is_a_filter() {
         for filter in FILTERS {
-            assert!(EnvFilter::try_new(filter).is_ok(), "{filter}");
+            assert!(filter.parse::<Targets>().is_ok(), "{filter}");
         }
+        assert!("annulus=loud".parse::<Targets>().is_err());
     }
 }

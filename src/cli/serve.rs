@@ -10,6 +10,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use annulus::bench::follow_parent;
+use annulus::trim;
 use annulus::{IpcError, IpcServer, RunningServer, ShutdownHandle};
 use serde::Serialize;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -45,6 +46,7 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(session: &Session, arguments: &Arguments) -> Result<Exit, Failure> {
     // Configure.
+    trim::share_one_heap();
     if let Some(parent) = arguments.follow {
         follow_parent(parent)?;
     }
@@ -67,6 +69,10 @@ pub(crate) fn run(session: &Session, arguments: &Arguments) -> Result<Exit, Fail
     announce(session, server.socket_path());
     let stop = server.shutdown_handle();
     let ended = wait_for_end(server, signals.handle())?;
+    // Last, because whatever runs after it brings its part of the program back.
+    if let Err(error) = trim::give_back_start_up() {
+        tracing::debug!(%error, "memory that only the start needed is kept");
+    }
 
     // Drain.
     watch_signals(signals, &stop, patience);

@@ -86,9 +86,21 @@ impl Shared {
     fn replies(&self, slot: usize) -> RingView<'_> {
         let words = self.memory.words();
         let count = (REPLY_RING_CAPACITY / WORD_SIZE) as usize;
-        let jobs_end = ((header_size(self.slot_count) + JOB_RING_CAPACITY) / WORD_SIZE) as usize;
-        let start = jobs_end + slot * count;
+        let start = (self.replies_start(slot) / WORD_SIZE) as usize;
         RingView::new(&words[start..start + count], self.slot_word(slot, 0))
+    }
+
+    /// Returns the pages of a slot's reply ring, which is empty and into which nobody publishes until
+    /// the slot has its next connection: an empty ring is zeros from its head on, as are fresh pages.
+    fn give_back_replies(&self, slot: usize) {
+        let start = self.replies_start(slot);
+        // A failure leaves the pages where they are: memory is kept longer, nothing is wrong.
+        let _ = self.memory.discard(start, start + REPLY_RING_CAPACITY);
+    }
+
+    /// Offset of a slot's reply ring in `memory`.
+    fn replies_start(&self, slot: usize) -> u64 {
+        header_size(self.slot_count) + JOB_RING_CAPACITY + slot as u64 * REPLY_RING_CAPACITY
     }
 
     /// Set while the worker's executor sleeps.

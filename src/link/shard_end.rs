@@ -16,9 +16,10 @@ const JOB_SPAN: u64 =
 
 /// The shard's end of a link; see the module's text.
 pub struct ShardEnd {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     jobs: Producer,
-    replies: Box<[Consumer]>,
+    /// For the slots that have been used, lowest first, in memory for all of them.
+    replies: Vec<Consumer>,
 }
 
 /// What [`ShardEnd::forward`] did with one reply.
@@ -43,7 +44,7 @@ pub enum Forwarded {
 
 impl ShardEnd {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
-        let replies = (0..shared.slot_count).map(|_| Consumer::new(REPLY_HOME, false)).collect();
+        let replies = Vec::with_capacity(shared.slot_count);
         Self { shared, jobs: Producer::new(Home::NONE, false), replies }
     }
 
@@ -92,8 +93,7 @@ impl ShardEnd {
     ) -> Forwarded {
         let Some(reply) = self.peek(slot) else { return Forwarded::Nothing };
         if reply.message_type() == CLOSED_DONE {
-            self.release(slot, &reply);
-            return Forwarded::Closed;
+            return self.forget(slot, &reply);
         }
         if !sound("a reply makes no block") {
             drop(std::hint::black_box(Box::new(reply)));
@@ -140,18 +140,35 @@ impl ShardEnd {
                 drop(Lease::from_token(&self.shared.pool, token(&bytes)));
             }
         }
-        self.release(slot, &reply);
         if reply.message_type() == CLOSED_DONE {
-            Forwarded::Closed
-        } else {
-            Forwarded::Frame { header: reply, size: 0 }
+            return self.forget(slot, &reply);
         }
+        self.release(slot, &reply);
+        Forwarded::Frame { header: reply, size: 0 }
+    }
+
+    /// Takes the worker's last word on a connection. One system call, beside the ten or so that end a
+    /// connection anyway: without it every slot keeps the most that any of its connections touched.
+    fn forget(&mut self, slot: usize, last: &FrameHeader) -> Forwarded {
+        self.release(slot, last);
+        self.shared.give_back_replies(slot);
+        Forwarded::Closed
     }
 
     fn peek(&mut self, slot: usize) -> Option<FrameHeader> {
+        self.reach(slot);
         self.replies[slot]
             .poll(self.shared.replies(slot))
             .expect("a reply ring has no hostile writer")
+    }
+
+    /// Makes the consumers up to `slot`'s. A slot that no worker has served costs no memory.
+    fn reach(&mut self, slot: usize) {
+        debug_assert!(slot < self.replies.capacity());
+        // Bounded, and without allocating: there is a place for each slot.
+        while self.replies.len() <= slot {
+            self.replies.push(Consumer::new(REPLY_HOME, false));
+        }
     }
 
     fn copy_payload(&self, slot: usize, reply: &FrameHeader, target: &mut [u8]) {

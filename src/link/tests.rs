@@ -6,6 +6,7 @@ use super::*;
 use crate::limits::{LEASED_REPLIES_PER_CONNECTION, REPLY_INLINE_SIZE_MAX};
 use crate::pool::{PoolSizes, TierIndex};
 use crate::ring::{Consumer, Producer};
+use crate::sync::Ordering::Relaxed;
 use crate::wire::{FrameHeader, MessageType, Status};
 
 struct Pair {
@@ -139,6 +140,28 @@ fn replies_for_a_lost_client_are_dropped_up_to_the_acknowledgement() {
     assert_eq!(pair.shard.discard(0), Forwarded::Closed);
     for tier in TierIndex::ALL {
         assert_eq!(pair.pool.free_count(tier), pair.pool.count(tier));
+    }
+}
+
+#[test]
+fn a_closed_connections_reply_ring_gives_its_pages_back_and_serves_the_next() {
+    let mut pair = Pair::new();
+    // More than a lap, so that the ring is left in the middle.
+    for connection in 0..5_u64 {
+        for id in 0..3 {
+            pair.worker.publish(1, answer(id), &[7; REPLY_INLINE_SIZE_MAX]).unwrap();
+        }
+        pair.worker.acknowledge_closed(1).unwrap();
+        for _ in 0..3 {
+            assert!(matches!(pair.shard.discard(1), Forwarded::Frame { .. }), "{connection}");
+        }
+        assert_eq!(pair.shard.discard(1), Forwarded::Closed);
+        let shared = &pair.shard.shared;
+        let [start, end] = [1, 2].map(|slot| {
+            usize::try_from(shared.replies_start(slot) / WORD_SIZE).expect("within the mapping")
+        });
+        let ring = &shared.memory.words()[start..end];
+        assert!(ring.iter().all(|word| word.load(Relaxed) == 0), "{connection}");
     }
 }
 

@@ -14,9 +14,15 @@ use crate::wire::{FrameFlags, FrameHeader, MessageType, Position};
 pub struct WorkerEnd {
     shared: Arc<Shared>,
     jobs: Consumer,
-    replies: Box<[Producer]>,
-    /// Where each slot's last leased replies end, oldest first.
-    leased: Box<[[Position; LEASED_REPLIES_PER_CONNECTION]]>,
+    /// For the slots that have been used, lowest first, in memory for all of them.
+    replies: Vec<Replies>,
+}
+
+/// The worker's half of one slot's reply ring.
+struct Replies {
+    producer: Producer,
+    /// Where the last leased replies end, oldest first.
+    leased: [Position; LEASED_REPLIES_PER_CONNECTION],
 }
 
 /// Why a reply was not published; try again when the worker is woken.
@@ -32,10 +38,8 @@ pub enum ReplyError {
 
 impl WorkerEnd {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
-        let replies = (0..shared.slot_count).map(|_| Producer::new(REPLY_HOME, false)).collect();
-        let leased = vec![[REPLY_HOME.start(); LEASED_REPLIES_PER_CONNECTION]; shared.slot_count];
-        let jobs = Consumer::new(Home::NONE, false);
-        Self { shared, jobs, replies, leased: leased.into() }
+        let replies = Vec::with_capacity(shared.slot_count);
+        Self { shared, jobs: Consumer::new(Home::NONE, false), replies }
     }
 
     /// Takes the oldest job.
@@ -78,6 +82,7 @@ impl WorkerEnd {
         payload: &[u8],
     ) -> Result<(), ReplyError> {
         let slot = slot as usize;
+        self.reach(slot);
         if payload.len() <= REPLY_INLINE_SIZE_MAX {
             return self.publish_inline(slot, header, payload);
         }
@@ -100,29 +105,29 @@ impl WorkerEnd {
         self.publish_inline(slot, header, &token.0.to_le_bytes()).inspect_err(|_| {
             drop(crate::pool::Lease::from_token(&self.shared.pool, token));
         })?;
-        self.leased[slot].rotate_left(1);
-        self.leased[slot][LEASED_REPLIES_PER_CONNECTION - 1] = self.replies[slot].tail();
+        let Replies { producer, leased } = &mut self.replies[slot];
+        leased.rotate_left(1);
+        leased[LEASED_REPLIES_PER_CONNECTION - 1] = producer.tail();
         Ok(())
     }
 
     /// True when the shard has taken the oldest of the leased replies that a slot may have waiting.
     fn may_lease(&mut self, slot: usize) -> bool {
-        let oldest = self.leased[slot][0];
-        let replies = &mut self.replies[slot];
-        let is_taken = |replies: &Producer| {
-            replies.tail().since(replies.head_seen()) <= replies.tail().since(oldest)
+        let Replies { producer, leased: [oldest, ..] } = &mut self.replies[slot];
+        let is_taken = |producer: &Producer| {
+            producer.tail().since(producer.head_seen()) <= producer.tail().since(*oldest)
         };
-        is_taken(replies) || {
-            let looked = replies.is_drained(self.shared.replies(slot));
+        is_taken(producer) || {
+            let looked = producer.is_drained(self.shared.replies(slot));
             looked.expect("a reply ring has no hostile reader");
-            is_taken(replies)
+            is_taken(producer)
         }
     }
 
     /// Where a slot's reply ring had its head when it was last looked at.
     #[must_use]
     pub fn head_seen(&self, slot: u32) -> Position {
-        self.replies[slot as usize].head_seen()
+        self.replies[slot as usize].producer.head_seen()
     }
 
     /// True when who found a slot's ring full, with its head there, can go on waiting: nothing has
@@ -130,9 +135,10 @@ impl WorkerEnd {
     /// with the head moved there may be space, even if somebody else has armed the flag since.
     pub fn will_ring(&mut self, slot: u32, head: Position) -> bool {
         let slot = slot as usize;
-        let looked = self.replies[slot].is_drained(self.shared.replies(slot));
+        let looked = self.replies[slot].producer.is_drained(self.shared.replies(slot));
         looked.expect("a reply ring has no hostile reader");
-        self.shared.worker_blocked(slot).is_armed() && self.replies[slot].head_seen() == head
+        self.shared.worker_blocked(slot).is_armed()
+            && self.replies[slot].producer.head_seen() == head
     }
 
     /// Tells the shard that nothing more comes for the connection that was in `slot`.
@@ -141,6 +147,7 @@ impl WorkerEnd {
     ///
     /// [`ReplyError::Full`], as in [`WorkerEnd::publish`].
     pub fn acknowledge_closed(&mut self, slot: u32) -> Result<(), ReplyError> {
+        self.reach(slot as usize);
         self.publish_inline(slot as usize, FrameHeader::request(CLOSED_DONE, 0), &[])
     }
 
@@ -148,6 +155,15 @@ impl WorkerEnd {
     #[must_use]
     pub fn pool(&self) -> &BufferPool {
         &self.shared.pool
+    }
+
+    /// Makes the producers up to `slot`'s. A slot that has had no reply costs no memory.
+    fn reach(&mut self, slot: usize) {
+        // Bounded, and within the capacity: there is a place for each slot.
+        while self.replies.len() <= slot {
+            let leased = [REPLY_HOME.start(); LEASED_REPLIES_PER_CONNECTION];
+            self.replies.push(Replies { producer: Producer::new(REPLY_HOME, false), leased });
+        }
     }
 
     fn publish_inline(
@@ -158,7 +174,7 @@ impl WorkerEnd {
     ) -> Result<(), ReplyError> {
         debug_assert_ne!(header.message_type(), MessageType::PADDING);
         let ring = self.shared.replies(slot);
-        let producer = &mut self.replies[slot];
+        let producer = &mut self.replies[slot].producer;
         let mut published = producer.publish(ring, header, payload);
         if published == Err(PublishError::Full) {
             // Armed before the second look, so the shard's next release either is seen or wakes us.

@@ -42,6 +42,13 @@ impl Bitmap {
         None
     }
 
+    /// Takes `number` if it is there.
+    pub(crate) fn take_number(&self, number: u32) -> bool {
+        let bit = 1 << (number % 64);
+        // Pairs with the release in `give`.
+        self.words[(number / 64) as usize].fetch_and(!bit, AcqRel) & bit != 0
+    }
+
     /// Gives `number` back.
     ///
     /// # Panics
@@ -73,6 +80,14 @@ mod tests {
             bitmap.give(count - 1);
             assert_eq!((bitmap.count(), bitmap.take()), (1, Some(count - 1)));
         }
+    }
+
+    #[test]
+    fn a_number_is_taken_by_name_only_while_it_is_there() {
+        let bitmap = Bitmap::all_set(70);
+        assert!(bitmap.take_number(69) && !bitmap.take_number(69));
+        bitmap.give(69);
+        assert_eq!(bitmap.count(), 70);
     }
 
     #[test]

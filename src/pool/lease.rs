@@ -222,6 +222,23 @@ mod tests {
     }
 
     #[test]
+    fn free_buffers_give_their_pages_back_when_asked_and_leased_ones_keep_theirs() {
+        let pool = pool();
+        let mut free = pool.lease(64 << 10).unwrap();
+        let mut held = pool.lease(64 << 10).unwrap();
+        free.fill(1);
+        held.fill(2);
+        assert!(!pool.has_idle_pages());
+        drop(free);
+        assert!(pool.has_idle_pages());
+        pool.give_back_pages();
+        assert!(!pool.has_idle_pages());
+        assert_eq!(pool.free_count(TierIndex::Medium), 1);
+        assert!(held.iter().all(|byte| *byte == 2));
+        assert!(pool.lease(64 << 10).unwrap().iter().all(|byte| *byte == 0));
+    }
+
+    #[test]
     fn the_mapped_tier_gives_its_pages_back() {
         let pool = pool();
         let mut lease = pool.lease(10 << 20).unwrap();

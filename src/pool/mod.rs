@@ -22,7 +22,7 @@ use crate::limits::PAGE_SIZE;
 use crate::region::Mapping as Buffers;
 #[cfg(annulus_loom)]
 use crate::stand_in::Buffers;
-use crate::sync::{AtomicU32, Ordering::Relaxed, sound};
+use crate::sync::{AtomicBool, AtomicU32, Ordering::Relaxed, sound};
 
 /// Which tier a buffer belongs to, smallest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -92,7 +92,14 @@ struct Inner {
     free: [Bitmap; 4],
     /// Buffers that replies hold. Guards no memory, only the replies' share.
     replies: [AtomicU32; 4],
+    /// Set when a buffer of a tier in [`KEPT`] comes back, whose pages its last holder may have
+    /// touched. Guards no memory: it says where to look, `free` who may.
+    touched: [AtomicBool; 4],
 }
+
+/// Tiers that keep their pages when a buffer comes back, because the next large message wants them,
+/// and that are large enough to be worth a system call later.
+const KEPT: [TierIndex; 2] = [TierIndex::Medium, TierIndex::Large];
 
 impl BufferPool {
     /// A pool of these sizes; reserves address space, touches only its bitmaps.
@@ -110,7 +117,8 @@ impl BufferPool {
         let memory = Buffers::private(total)?;
         let free = sizes.count.map(Bitmap::all_set);
         let replies = std::array::from_fn(|_| AtomicU32::new(0));
-        Ok(Self { inner: Arc::new(Inner { memory, sizes, free, replies }) })
+        let touched = std::array::from_fn(|_| AtomicBool::new(false));
+        Ok(Self { inner: Arc::new(Inner { memory, sizes, free, replies, touched }) })
     }
 
     /// Leases a buffer of at least `size` bytes: from the smallest tier that fits, or the next one
@@ -194,6 +202,32 @@ impl BufferPool {
         self.inner.sizes.count[tier as usize]
     }
 
+    /// True when [`BufferPool::give_back_pages`] would find something: two loads.
+    #[inline]
+    #[must_use]
+    pub fn has_idle_pages(&self) -> bool {
+        KEPT.iter().any(|tier| self.inner.touched[*tier as usize].load(Relaxed))
+    }
+
+    /// Returns the pages of all free buffers of 64 KiB and 1 MiB to the kernel, if any was used since
+    /// the last time; one system call a buffer. For who has nothing else to do: the next large message
+    /// waits for its pages again.
+    pub fn give_back_pages(&self) {
+        for tier in KEPT {
+            if !self.inner.touched[tier as usize].swap(false, Relaxed) {
+                continue;
+            }
+            for index in 0..self.count(tier) {
+                // Taken meanwhile, so that nobody is given it; one that is leased says so again when
+                // it comes back.
+                if self.inner.free[tier as usize].take_number(index) {
+                    self.discard(tier, index);
+                    self.inner.free[tier as usize].give(index);
+                }
+            }
+        }
+    }
+
     /// Offset of a buffer in `memory`.
     fn offset(&self, tier: TierIndex, index: u32) -> u64 {
         let tier = tier as usize;
@@ -207,11 +241,19 @@ impl BufferPool {
             self.inner.replies[tier as usize].fetch_sub(1, Relaxed);
         }
         if tier == TierIndex::Mapped {
-            let start = self.offset(tier, index);
-            let end = start + self.inner.sizes.buffer_size[tier as usize];
-            // A failure leaves the pages where they are: memory is kept longer, nothing is wrong.
-            let _ = self.inner.memory.discard(start, end);
+            self.discard(tier, index);
         }
         self.inner.free[tier as usize].give(index);
+        if KEPT.contains(&tier) {
+            // After it is free: who looks in between finds it on the next look.
+            self.inner.touched[tier as usize].store(true, Relaxed);
+        }
+    }
+
+    fn discard(&self, tier: TierIndex, index: u32) {
+        let start = self.offset(tier, index);
+        let end = start + self.inner.sizes.buffer_size[tier as usize];
+        // A failure leaves the pages where they are: memory is kept longer, nothing is wrong.
+        let _ = self.inner.memory.discard(start, end);
     }
 }

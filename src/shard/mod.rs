@@ -23,6 +23,7 @@ use self::uring::{Event, Purpose, SlotKey, Uring};
 use crate::connection::{
     Clock, Ending, NewConnection, Output, Table, TableOptions, Timestamp, Turn,
 };
+use crate::pool::BufferPool;
 use crate::region::Region;
 use crate::sync::{AtomicBool, AtomicU32, Ordering, sound};
 use crate::wake::ShardWaker;
@@ -34,6 +35,9 @@ const IDLE_TURNS_PER_CLOCK: u32 = 16;
 const TURNS_PER_LOOK: u64 = 16;
 /// Longest time between two such looks while turns are long.
 const LOOK_INTERVAL_NS: u64 = 5_000;
+/// Shortest time between two parks at which buffers give their pages back: a client that sends a
+/// large message every few milliseconds shall not wait for fresh pages each time.
+const GIVE_BACK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A connection on its way from the control thread to its shard.
 pub(crate) struct Arrival {
@@ -113,6 +117,9 @@ pub(crate) struct DataShard {
     /// When the drain must be over.
     drain_until: Option<Timestamp>,
     outputs: Vec<Output>,
+    /// Buffers give their pages back when the shard parks after this.
+    pool: BufferPool,
+    give_back_after: Timestamp,
     /// When the next connection may have been silent for too long, or earlier: what happens in the
     /// meantime only makes it later.
     idle_due: Option<Timestamp>,
@@ -132,6 +139,7 @@ impl DataShard {
         followed: CpuSet,
     ) -> std::io::Result<Self> {
         let slot_count = options.slot_count;
+        let pool = options.pool.clone();
         let mut uring = Uring::new(slot_count)?;
         uring.watch(shared.waker.doorbell().as_fd(), Purpose::Wake);
         uring.enter();
@@ -146,6 +154,8 @@ impl DataShard {
             shutdown_timeout,
             drain_until: None,
             outputs: Vec::with_capacity(Table::<Region>::outputs_max(slot_count) + slot_count),
+            pool,
+            give_back_after: Timestamp::default(),
             idle_due: None,
         })
     }
@@ -231,6 +241,10 @@ impl DataShard {
     fn park(&mut self, now: Timestamp) {
         if self.place.park(self.table.take_company(), now) {
             self.table.sit_beside(self.place.beside());
+        }
+        if self.pool.has_idle_pages() && now >= self.give_back_after {
+            self.pool.give_back_pages();
+            self.give_back_after = now.after(GIVE_BACK_INTERVAL);
         }
         let waker = Arc::clone(&self.shared.waker);
         waker.parked().arm();

@@ -43,6 +43,21 @@ fn a_buffer_has_one_holder_at_a_time_and_comes_back_in_every_execution() {
 }
 
 #[test]
+fn pages_are_given_back_only_while_nobody_holds_the_buffer_in_every_execution() {
+    explore(Bound::None, || {
+        let pool = Pool::new(1);
+        let there = Arc::clone(&pool);
+        let user = thread::spawn(move || there.use_one());
+        if pool.free.take_number(0) {
+            pool.buffers[0].with_mut(|_| ());
+            pool.free.give(0);
+        }
+        user.join().unwrap();
+        assert_eq!(pool.free.count(), 1);
+    });
+}
+
+#[test]
 fn as_many_holders_as_buffers_never_find_the_pool_empty_in_every_execution() {
     explore(Bound::None, || {
         let pool = Pool::new(2);

@@ -1,0 +1,142 @@
+//! Gives back memory that nobody needs any more. One of the few files with `unsafe`.
+//!
+//! Start-up runs through most of the program once (the command line, the configuration, the urings)
+//! and frees most of what it allocates. Both stay resident for the daemon's life unless somebody says
+//! otherwise: the kernel keeps the program's pages mapped, and malloc its free blocks.
+//!
+//! The invariant to remember: nothing here changes what any memory reads; pages only come back later
+//! than they would have been there.
+#![allow(unsafe_code)]
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader};
+use std::ops::Range;
+use std::ptr;
+
+use rustix::mm::{Advice, madvise};
+
+/// Blocks from this size on are mappings of their own and leave with their last byte, in bytes:
+/// glibc's first threshold. Left alone it rises to the largest block ever freed, and large blocks
+/// then leave holes in the heap.
+#[cfg(target_env = "gnu")]
+const MAPPED_BLOCK_SIZE: libc::c_int = 128 << 10;
+
+/// Lets all threads of the process share one heap (mallopt(3)); for a program's `main`, before the
+/// first thread starts.
+///
+/// Data shards allocate nothing and the control thread next to nothing, so one worker has the heap to
+/// itself. With a heap for each thread, each keeps pages that no other can use. Does nothing where
+/// malloc is not glibc's.
+pub fn share_one_heap() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: `mallopt` needs nothing; it takes malloc's own lock. A value that it refuses changes
+    // nothing, and then there are only more heaps.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, MAPPED_BLOCK_SIZE);
+    }
+}
+
+/// Returns the pages of free heap blocks to the kernel (malloc_trim(3)): some tens of microseconds for
+/// each MiB of heap, in which no thread can allocate. Does nothing where malloc is not glibc's.
+pub fn give_back_heap() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: `malloc_trim` needs nothing; it takes malloc's own locks and returns free pages only.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
+/// The same, and unmaps the clean pages of the program and its libraries; those that are needed come
+/// back from the page cache at their next use, 64 KiB or more around each.
+///
+/// For a program's `main`, once, when everything has started: each page that comes back costs a fault
+/// of about a microsecond.
+///
+/// # Errors
+///
+/// `/proc/self/smaps` cannot be read, or the kernel refuses the advice. What has been given back
+/// until then stays so, and nothing is lost.
+pub fn give_back_start_up() -> io::Result<()> {
+    for range in clean_ranges(BufReader::new(File::open("/proc/self/smaps")?))? {
+        let start = ptr::without_provenance_mut(range.start);
+        // SAFETY: dropping pages of a mapping must not change what it reads. `clean_ranges` takes
+        // only private mappings of files that nobody may write through and of which no page is our
+        // own (relocations, a debugger's breakpoints): every page comes back from the file as it was.
+        // The range is still that mapping: the loader made it before `main`, and this program neither
+        // loads nor unloads libraries.
+        unsafe { madvise(start, range.len(), Advice::LinuxDontNeed)? };
+    }
+    give_back_heap();
+    Ok(())
+}
+
+/// Address ranges of mappings that read the same after their pages are dropped, from the text of
+/// proc_pid_smaps(5): private, of a file, not writable, and without a page of our own.
+fn clean_ranges(smaps: impl BufRead) -> io::Result<Vec<Range<usize>>> {
+    let mut ranges = Vec::new();
+    let mut candidate = None;
+    for line in smaps.lines() {
+        let line = line?;
+        let mut words = line.split_ascii_whitespace();
+        match words.next() {
+            Some("Anonymous:") => {
+                let is_clean = words.next() == Some("0");
+                ranges.extend(candidate.take().filter(|_| is_clean));
+            }
+            Some(name) if name.ends_with(':') => {}
+            Some(addresses) => candidate = file_range(addresses, words),
+            None => {}
+        }
+    }
+    Ok(ranges)
+}
+
+/// The range of a mapping's first line, if it is private, of a file and not writable.
+fn file_range<'a>(
+    addresses: &str,
+    mut words: impl Iterator<Item = &'a str>,
+) -> Option<Range<usize>> {
+    let (start, end) = addresses.split_once('-')?;
+    let hexadecimal = |text| usize::from_str_radix(text, 16).ok();
+    let range = hexadecimal(start)?..hexadecimal(end)?;
+    let is_constant = matches!(words.next()?, "r--p" | "r-xp");
+    // Offset and device come in between; only a file has an inode.
+    let has_file = words.nth(2)? != "0";
+    (is_constant && has_file).then_some(range)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One mapping as the kernel prints it, with `anonymous` KiB of our own.
+    fn mapping(first_line: &str, anonymous: u32) -> String {
+        format!("{first_line}\nSize: 8 kB\nAnonymous: {anonymous} kB\nVmFlags: rd mr mw\n")
+    }
+
+    fn ranges(text: &str) -> Vec<Range<usize>> {
+        clean_ranges(text.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn text_and_constants_without_pages_of_our_own_are_dropped() {
+        let text = mapping("1000-3000 r-xp 00001000 fe:00 77   /usr/bin/annulus", 0)
+            + &mapping("4000-5000 r--p 00000000 fe:00 78   /lib/libc.so.6", 0);
+        assert_eq!(ranges(&text), [0x1000..0x3000, 0x4000..0x5000]);
+    }
+
+    #[test]
+    fn what_could_read_differently_afterwards_is_kept() {
+        for (first_line, anonymous) in [
+            ("1000-2000 r--p 00001000 fe:00 77 /usr/bin/annulus", 4),
+            ("1000-2000 rw-p 00001000 fe:00 77 /usr/bin/annulus", 0),
+            ("1000-2000 r--s 00001000 fe:00 77 /usr/bin/annulus", 0),
+            ("1000-2000 r-xp 00000000 00:00 0 [vdso]", 0),
+            ("1000-2000 r--p 00000000 00:00 0", 0),
+            ("no mapping at all", 0),
+        ] {
+            assert_eq!(ranges(&mapping(first_line, anonymous)), [], "{first_line}");
+        }
+    }
+}
