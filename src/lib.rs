@@ -29,8 +29,7 @@
 //! error        IpcError             config       file, environment, flags: one table of keys
 //! metrics      counters, Prometheus descriptors  the limit of open files
 //! protocol     AI messages, codecs  wire         frames, handshake, statuses, faults
-//! footprint    memory of a process  (feature cli)
-//! trim         gives back heap and program pages that nobody needs
+//! footprint    memory of a process  trim         gives back what only the start needed (both cli)
 //! paths        socket and file      checksum     CRC-32C
 //! limits       every bound          copy         bytes into shared words and back
 //! sync         atomics, or loom's   stand_in   the models' kernel
@@ -92,7 +91,7 @@ mod shard;
 #[cfg(annulus_loom)]
 mod stand_in;
 pub mod sync;
-#[cfg(feature = "server")]
+#[cfg(feature = "cli")]
 pub mod trim;
 #[cfg(any(feature = "server", annulus_loom))]
 pub mod wake;

@@ -1,11 +1,11 @@
-//! Gives back memory that nobody needs any more. One of the few files with `unsafe`.
+//! Gives back memory that a daemon needed only while it started. One of the few files with `unsafe`.
 //!
 //! Start-up runs through most of the program once (the command line, the configuration, the urings)
 //! and frees most of what it allocates. Both stay resident for the daemon's life unless somebody says
 //! otherwise: the kernel keeps the program's pages mapped, and malloc its free blocks.
 //!
-//! The invariant to remember: nothing here changes what any memory reads; pages only come back later
-//! than they would have been there.
+//! For a program's `main`: it concerns the whole process. The invariant to remember: nothing here
+//! changes what any memory reads; some pages only come later.
 #![allow(unsafe_code)]
 
 use std::fs::File;
@@ -15,14 +15,7 @@ use std::ptr;
 
 use rustix::mm::{Advice, madvise};
 
-/// Blocks from this size on are mappings of their own and leave with their last byte, in bytes:
-/// glibc's first threshold. Left alone it rises to the largest block ever freed, and large blocks
-/// then leave holes in the heap.
-#[cfg(target_env = "gnu")]
-const MAPPED_BLOCK_SIZE: libc::c_int = 128 << 10;
-
-/// Lets all threads of the process share one heap (mallopt(3)); for a program's `main`, before the
-/// first thread starts.
+/// Lets all threads share one heap (mallopt(3)); call it before the first thread starts.
 ///
 /// Data shards allocate nothing and the control thread next to nothing, so one worker has the heap to
 /// itself. With a heap for each thread, each keeps pages that no other can use. Does nothing where
@@ -33,31 +26,21 @@ pub fn share_one_heap() {
     // nothing, and then there are only more heaps.
     unsafe {
         libc::mallopt(libc::M_ARENA_MAX, 1);
-        libc::mallopt(libc::M_MMAP_THRESHOLD, MAPPED_BLOCK_SIZE);
     }
 }
 
-/// Returns the pages of free heap blocks to the kernel (malloc_trim(3)): some tens of microseconds for
-/// each MiB of heap, in which no thread can allocate. Does nothing where malloc is not glibc's.
-pub fn give_back_heap() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: `malloc_trim` needs nothing; it takes malloc's own locks and returns free pages only.
-    unsafe {
-        libc::malloc_trim(0);
-    }
-}
-
-/// The same, and unmaps the clean pages of the program and its libraries; those that are needed come
-/// back from the page cache at their next use, 64 KiB or more around each.
+/// Unmaps the clean pages of the program and its libraries, and returns free heap pages
+/// (malloc_trim(3)). What is needed of the program comes back from the page cache at its next use, 64
+/// KiB or more around each.
 ///
-/// For a program's `main`, once, when everything has started: each page that comes back costs a fault
-/// of about a microsecond.
+/// Call it once, when everything has started: each use that brings pages back costs a fault of about
+/// a microsecond.
 ///
 /// # Errors
 ///
 /// `/proc/self/smaps` cannot be read, or the kernel refuses the advice. What has been given back
 /// until then stays so, and nothing is lost.
-pub fn give_back_start_up() -> io::Result<()> {
+pub fn give_back() -> io::Result<()> {
     for range in clean_ranges(BufReader::new(File::open("/proc/self/smaps")?))? {
         let start = ptr::without_provenance_mut(range.start);
         // SAFETY: dropping pages of a mapping must not change what it reads. `clean_ranges` takes
@@ -67,7 +50,11 @@ pub fn give_back_start_up() -> io::Result<()> {
         // loads nor unloads libraries.
         unsafe { madvise(start, range.len(), Advice::LinuxDontNeed)? };
     }
-    give_back_heap();
+    #[cfg(target_env = "gnu")]
+    // SAFETY: `malloc_trim` needs nothing; it takes malloc's own locks and returns free pages only.
+    unsafe {
+        libc::malloc_trim(0);
+    }
     Ok(())
 }
 

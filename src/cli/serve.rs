@@ -70,7 +70,7 @@ pub(crate) fn run(session: &Session, arguments: &Arguments) -> Result<Exit, Fail
     let stop = server.shutdown_handle();
     let ended = wait_for_end(server, signals.handle())?;
     // Last, because whatever runs after it brings its part of the program back.
-    if let Err(error) = trim::give_back_start_up() {
+    if let Err(error) = trim::give_back() {
         tracing::debug!(%error, "memory that only the start needed is kept");
     }
 

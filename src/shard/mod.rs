@@ -254,7 +254,9 @@ impl DataShard {
             waker.parked().disarm();
             return;
         }
-        let until = [self.idle_due, self.drain_until, self.table.starved_until()]
+        // Pages that it is too early to give back wake the shard once, and then no more.
+        let give_back_at = self.pool.has_idle_pages().then_some(self.give_back_after);
+        let until = [self.idle_due, self.drain_until, self.table.starved_until(), give_back_at]
             .into_iter()
             .flatten()
             .min();

@@ -76,7 +76,6 @@ pub(crate) async fn run(options: WorkerOptions) -> io::Result<()> {
     let mut sessions: Vec<Sessions> =
         links.iter().map(|link| Sessions::new(Rc::clone(link))).collect();
     let server = Rc::new(Server { handlers, codecs, request_timeout });
-    let mut was_in_use = false;
     // Bounded by the daemon's life; each round ends in a sleep or in a job.
     while !stop.stopping.load(Ordering::Acquire) {
         for (link, sessions) in links.iter().zip(&mut sessions) {
@@ -87,14 +86,6 @@ pub(crate) async fn run(options: WorkerOptions) -> io::Result<()> {
             }
             link.wake_waiters();
         }
-        let is_in_use = sessions.iter().any(|sessions| !sessions.is_empty());
-        if was_in_use && !is_in_use {
-            // Whoever asked for anything has left: what their requests have scattered over the heap
-            // would stay resident, a little more each time.
-            #[cfg(not(annulus_loom))]
-            crate::trim::give_back_heap();
-        }
-        was_in_use = is_in_use;
         for link in &links {
             link.arm();
         }

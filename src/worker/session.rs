@@ -108,11 +108,6 @@ impl Sessions {
         Self { link, by_slot: HashMap::new() }
     }
 
-    /// True when no connection that is still there has had a request here.
-    pub(super) fn is_empty(&self) -> bool {
-        self.by_slot.is_empty()
-    }
-
     /// The session of the connection in `slot`.
     pub(super) fn open(&mut self, slot: u32, connection_id: u64) -> Rc<Session> {
         let link = &self.link;

@@ -29,6 +29,10 @@ const TIME_MAX_FULL: Duration = Duration::from_secs(3_600);
 /// Level 4: most that the last cycle may own above the first.
 const GROWTH_MAX: u64 = 256 * KIB;
 
+/// How long an idle daemon may take to give back what its clients have left behind: a second, and more
+/// than enough for the rest.
+const GIVE_BACK_TIME: Duration = Duration::from_millis(1_300);
+
 /// What every level starts from.
 #[derive(Debug)]
 pub(crate) struct Stage {
@@ -211,6 +215,8 @@ pub(crate) fn leak_detection(stage: &Stage, report: &mut Report) -> Result<(), F
     let daemon = daemon::start(&stage.annulus, cores)?;
     let quiet = daemon::descriptor_count(&daemon)?;
     let cycles = if stage.divisor == 1 { CYCLES } else { (CYCLES / stage.divisor).max(8) };
+    // The first cycles warm up what is made on demand; after the tenth part nothing may grow.
+    let settled = (cycles / 10).max(1);
     let progress = Progress::new();
     let (mut owned, mut leaked, mut answered) = (Vec::new(), Vec::new(), 0);
     for cycle in 0..cycles {
@@ -232,12 +238,18 @@ pub(crate) fn leak_detection(stage: &Stage, report: &mut Report) -> Result<(), F
             report.hold("connections", bar, figure, false);
             return Ok(());
         }
-        owned.push(Footprint::of_process(daemon.id())?);
+        if [0, settled, cycles - 1].contains(&cycle) {
+            // These are compared, so all that an idle daemon gives back has to be back.
+            thread::sleep(GIVE_BACK_TIME);
+            owned.push(Footprint::of_process(daemon.id())?);
+        }
     }
     daemon.stop()?;
     drop(progress);
 
-    let (first, last) = owned.first().zip(owned.last()).ok_or("no cycle was run")?;
+    let &[first, settled, last] = owned.as_slice() else {
+        return Err("three cycles are needed".into());
+    };
     report.show("cycles, requests", format!("{cycles}, {answered}"));
     report.show("own memory after the first cycle", format!("{} KiB", first.owned_bytes() / KIB));
     let growth = last.owned_bytes().saturating_sub(first.owned_bytes());
@@ -248,9 +260,7 @@ pub(crate) fn leak_detection(stage: &Stage, report: &mut Report) -> Result<(), F
         figure,
         growth <= GROWTH_MAX,
     );
-    // The first cycles warm up what is made on demand; after the tenth part nothing may grow.
-    let settled = owned[owned.len() / 10].pss_anon_bytes;
-    let heap = last.pss_anon_bytes.saturating_sub(settled);
+    let heap = last.pss_anon_bytes.saturating_sub(settled.pss_anon_bytes);
     let figure = format!("{} KiB", heap / KIB);
     report.hold("anonymous memory, last above the settled", "0 KiB", figure, heap == 0);
     Ok(())
