@@ -254,6 +254,18 @@ impl<M: RegionMemory> Table<M> {
         self.slots.len() - self.free.len()
     }
 
+    /// True when nobody is connected, and connections that were have left pages that can go back.
+    #[must_use]
+    pub fn has_idle_pages(&self) -> bool {
+        self.occupied_count() == 0 && self.options.links.iter().any(ShardEnd::has_idle_pages)
+    }
+
+    /// Returns the pages of all reply rings to the kernel, one system call for each worker; after
+    /// [`Table::has_idle_pages`] has said that there are some.
+    pub fn give_back_pages(&mut self) {
+        self.options.links.iter_mut().for_each(ShardEnd::give_back_pages);
+    }
+
     /// Requests that wait for an asynchronous handler, over all connections.
     #[must_use]
     pub fn in_flight_count(&self) -> usize {

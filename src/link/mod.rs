@@ -90,12 +90,12 @@ impl Shared {
         RingView::new(&words[start..start + count], self.slot_word(slot, 0))
     }
 
-    /// Returns the pages of a slot's reply ring, which is empty and into which nobody publishes until
-    /// the slot has its next connection: an empty ring is zeros from its head on, as are fresh pages.
-    fn give_back_replies(&self, slot: usize) {
-        let start = self.replies_start(slot);
+    /// Returns the pages of all reply rings, which are empty and into which nobody publishes before a
+    /// slot has its next connection: an empty ring is zeros from its head on, as are fresh pages.
+    fn give_back_replies(&self) {
+        let (start, end) = (self.replies_start(0), self.replies_start(self.slot_count));
         // A failure leaves the pages where they are: memory is kept longer, nothing is wrong.
-        let _ = self.memory.discard(start, start + REPLY_RING_CAPACITY);
+        let _ = self.memory.discard(start, end);
     }
 
     /// Offset of a slot's reply ring in `memory`.

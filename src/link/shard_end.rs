@@ -20,6 +20,8 @@ pub struct ShardEnd {
     jobs: Producer,
     /// For the slots that have been used, lowest first, in memory for all of them.
     replies: Vec<Consumer>,
+    /// A connection has ended since the pages of the reply rings went back.
+    left_pages: bool,
 }
 
 /// What [`ShardEnd::forward`] did with one reply.
@@ -45,7 +47,7 @@ pub enum Forwarded {
 impl ShardEnd {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
         let replies = Vec::with_capacity(shared.slot_count);
-        Self { shared, jobs: Producer::new(Home::NONE, false), replies }
+        Self { shared, jobs: Producer::new(Home::NONE, false), replies, left_pages: false }
     }
 
     /// True when a job is sure to be taken.
@@ -147,12 +149,24 @@ impl ShardEnd {
         Forwarded::Frame { header: reply, size: 0 }
     }
 
-    /// Takes the worker's last word on a connection. One system call, beside the ten or so that end a
-    /// connection anyway: without it every slot keeps the most that any of its connections touched.
+    /// Takes the worker's last word on a connection.
     fn forget(&mut self, slot: usize, last: &FrameHeader) -> Forwarded {
         self.release(slot, last);
-        self.shared.give_back_replies(slot);
+        self.left_pages = true;
         Forwarded::Closed
+    }
+
+    /// True when connections that have ended left pages in their reply rings.
+    #[must_use]
+    pub const fn has_idle_pages(&self) -> bool {
+        self.left_pages
+    }
+
+    /// Returns the pages of all reply rings with one system call. For a shard without connections: the
+    /// worker has said its last word on each, so it publishes nothing.
+    pub fn give_back_pages(&mut self) {
+        self.shared.give_back_replies();
+        self.left_pages = false;
     }
 
     fn peek(&mut self, slot: usize) -> Option<FrameHeader> {

@@ -144,7 +144,7 @@ fn replies_for_a_lost_client_are_dropped_up_to_the_acknowledgement() {
 }
 
 #[test]
-fn a_closed_connections_reply_ring_gives_its_pages_back_and_serves_the_next() {
+fn reply_rings_give_their_pages_back_and_serve_the_next_connection() {
     let mut pair = Pair::new();
     // More than a lap, so that the ring is left in the middle.
     for connection in 0..5_u64 {
@@ -155,7 +155,10 @@ fn a_closed_connections_reply_ring_gives_its_pages_back_and_serves_the_next() {
         for _ in 0..3 {
             assert!(matches!(pair.shard.discard(1), Forwarded::Frame { .. }), "{connection}");
         }
+        assert!(!pair.shard.has_idle_pages());
         assert_eq!(pair.shard.discard(1), Forwarded::Closed);
+        assert!(pair.shard.has_idle_pages());
+        pair.shard.give_back_pages();
         let shared = &pair.shard.shared;
         let [start, end] = [1, 2].map(|slot| {
             usize::try_from(shared.replies_start(slot) / WORD_SIZE).expect("within the mapping")

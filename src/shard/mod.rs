@@ -242,8 +242,11 @@ impl DataShard {
         if self.place.park(self.table.take_company(), now) {
             self.table.sit_beside(self.place.beside());
         }
-        if self.pool.has_idle_pages() && now >= self.give_back_after {
+        if self.has_idle_pages() && now >= self.give_back_after {
             self.pool.give_back_pages();
+            if self.table.has_idle_pages() {
+                self.table.give_back_pages();
+            }
             self.give_back_after = now.after(GIVE_BACK_INTERVAL);
         }
         let waker = Arc::clone(&self.shared.waker);
@@ -255,7 +258,7 @@ impl DataShard {
             return;
         }
         // Pages that it is too early to give back wake the shard once, and then no more.
-        let give_back_at = self.pool.has_idle_pages().then_some(self.give_back_after);
+        let give_back_at = self.has_idle_pages().then_some(self.give_back_after);
         let until = [self.idle_due, self.drain_until, self.table.starved_until(), give_back_at]
             .into_iter()
             .flatten()
@@ -263,6 +266,10 @@ impl DataShard {
         let timeout = until.map(|until| Duration::from_nanos(until.since(now)));
         self.uring.wait(timeout);
         waker.parked().disarm();
+    }
+
+    fn has_idle_pages(&self) -> bool {
+        self.pool.has_idle_pages() || self.table.has_idle_pages()
     }
 
     fn take_arrivals(&mut self, now: Timestamp) {
