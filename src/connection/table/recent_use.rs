@@ -7,7 +7,9 @@
 
 use super::work::Work;
 use crate::connection::Timestamp;
-use crate::limits::{FRAME_SERVICE_BYTES, RECENT_LIGHT_MAX, RECENT_MAX, RECENT_NS_PER_BYTE};
+use crate::limits::{
+    FRAME_SERVICE_BYTES, RECENT_LIGHT_MAX, RECENT_MAX, RECENT_NS_PER_BYTE, SINGLE_VISITS_MIN,
+};
 
 /// A leaky bucket of bytes.
 #[derive(Clone, Copy, Debug, Default)]
@@ -23,6 +25,12 @@ impl RecentUse {
     pub(super) fn add(&mut self, done: Work, now: Timestamp) {
         let added = done.bytes.saturating_add(done.frames.saturating_mul(FRAME_SERVICE_BYTES));
         *self = Self { bytes: self.left(now).saturating_add(added).min(RECENT_MAX), at: now };
+    }
+
+    /// True for a connection that was served little, or whose last visits found one small request each.
+    #[inline]
+    pub(super) fn may_go_first(&self, single_visits: u8, now: Timestamp) -> bool {
+        single_visits >= SINGLE_VISITS_MIN || self.is_light(now)
     }
 
     /// True for a connection that was served little.

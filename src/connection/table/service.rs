@@ -9,7 +9,7 @@ use crate::connection::visit::{Budget, Shared, Visit};
 use crate::connection::{Clock, Connection, Ending, Timestamp};
 use crate::limits::{
     BYTES_PER_SHORT_VISIT, BYTES_PER_VISIT, FRAMES_PER_VISIT, INTERACTIVE_PER_VISIT,
-    INTERACTIVE_SIZE_MAX, MODELLED, SINGLE_VISITS_MIN,
+    INTERACTIVE_SIZE_MAX, MODELLED,
 };
 use crate::link::{Forwarded, ShardEnd};
 use crate::region::RegionMemory;
@@ -41,8 +41,8 @@ impl<M: RegionMemory> Table<M> {
     /// A visit takes no more than its budget, which is deficit round robin with frames too large for a
     /// budget taken whole. After each visit to a connection with a backlog come the *interactive* ones,
     /// as the new flows of fq_codel (RFC 8290 §4.2) come before the old: who had no more than one small
-    /// request when it was last visited, if it was served little lately or has done so for several
-    /// visits; and who has just become hot after little use. Each of these waits for its answer before it
+    /// request when it was last visited, and who has just become hot; both only if it was served little
+    /// lately or has asked for one thing at a time for several visits. Each of these waits for its answer before it
     /// goes on, so it cannot take more than a frame each time; and there are at most
     /// [`INTERACTIVE_PER_VISIT`] of those, so a backlog is worked off whatever they do.
     pub fn turn(&mut self, now: Timestamp, clock: &dyn Clock) -> Turn {
@@ -282,8 +282,7 @@ impl<M: RegionMemory> Table<M> {
                 && done.bytes <= INTERACTIVE_SIZE_MAX
                 && !(is_cut && ends.has_request(view.request_ring()));
             entry.single_visits = if single { entry.single_visits.saturating_add(1) } else { 0 };
-            entry.bulk =
-                !single || (entry.single_visits < SINGLE_VISITS_MIN && !entry.recent.is_light(now));
+            entry.bulk = !single || !entry.recent.may_go_first(entry.single_visits, now);
             let interactive = !entry.bulk;
             if view.client_parked().take() {
                 self.outputs.push(Output::Ring { slot });

@@ -2,7 +2,6 @@
 
 use super::recent_use::RecentUse;
 use crate::connection::{Connection, ConnectionStatistics, Timestamp};
-use crate::limits::SINGLE_VISITS_MIN;
 use crate::region::{RegionMemory, Whereabouts};
 
 /// A connection's way through its slot: `Free → Serving → Closing → Free`.
@@ -83,7 +82,7 @@ impl<M: RegionMemory> Slot<M> {
     pub(super) fn warm(&mut self, beside: Option<u32>, now: Timestamp) {
         self.hot = true;
         self.quiet_visits = 0;
-        self.bulk = self.single_visits < SINGLE_VISITS_MIN && !self.recent.is_light(now);
+        self.bulk = !self.recent.may_go_first(self.single_visits, now);
         self.tell(beside);
         if let State::Serving(connection) = &self.state {
             connection.memory.view().daemon_parked().disarm();
