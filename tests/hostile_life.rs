@@ -27,7 +27,7 @@ use zerocopy::IntoBytes as _;
 use common::{Daemon, role_socket, send_with_descriptors, wait_for};
 use hostile::{
     Attack, CAPACITY, Gifts, Peer, Seen, Siege, Stage, Until, again, busy, comes_and_goes, fault,
-    hello, long_visits, one_after_the_other, spinning_echoes, visits,
+    hello, long_visits, one_after_the_other, overlapping_visits, spinning_echoes, visits,
 };
 
 const ATTACKS: &[Attack] = &[
@@ -223,7 +223,7 @@ const ATTACKS: &[Attack] = &[
             (0..200).map(offend).collect()
         },
         must: &[Seen::Left],
-        timed: again(|stage, work| long_visits(stage, work, MessageType::HEARTBEAT, 4)),
+        timed: again(|stage, work| overlapping_visits(stage, work, MessageType::HEARTBEAT)),
     },
     Attack {
         name: "killed with a connection and no word",

@@ -4,6 +4,7 @@
 //! as many, spread over that time, and ends with it: where a visit takes longer than an attack, it
 //! is the twin that would otherwise have it easier.
 
+use std::collections::VecDeque;
 use std::thread;
 
 use annulus::MessageType;
@@ -33,6 +34,37 @@ pub(crate) fn long_visits(
         };
         (0..requests).map(served).find(|seen| *seen != Seen::Served).unwrap_or(Seen::Served)
     })
+}
+
+/// One visitor for each connection of the attack, who asks for up to seven things at once, as the
+/// attacker does, and leaves with the answers. An attacker that waits for none comes again sooner
+/// than one who does, so the next ones come while [`AT_ONCE`] still wait.
+pub(crate) fn overlapping_visits(
+    stage: &Stage,
+    work: Work,
+    message_type: MessageType,
+) -> Vec<Seen> {
+    let (mut seen, mut waiting, mut came) = (Vec::new(), VecDeque::new(), 0);
+    let leave = |(mut peer, requests): (Peer, u64)| match requests {
+        0 => Seen::Left,
+        // The last one: a worker answers in order.
+        _ => peer.answer_to(requests),
+    };
+    one_after_the_other(work, || {
+        let mut peer = Peer::connect(stage);
+        let requests = came % AT_ONCE;
+        came += 1;
+        for id in 1..=requests {
+            peer.send(message_type, id, b"");
+        }
+        waiting.push_back((peer, requests));
+        if waiting.len() as u64 > AT_ONCE {
+            seen.extend(waiting.pop_front().map(leave));
+        }
+        Seen::Left
+    });
+    seen.extend(waiting.into_iter().map(leave));
+    seen
 }
 
 /// So many clients, who come one by one, stay, and leave together.
