@@ -20,6 +20,7 @@
 //!
 //! connection   a data shard's state machine: (input, now) → output
 //! link         job ring and reply rings between a shard and a worker
+//! dialect      how AI providers are asked and answer: six pure codecs, a row for each kind
 //!
 //! wake         how the daemon's threads wake each other
 //! pool         buffers for payloads that outlive their frame
@@ -69,6 +70,8 @@ mod control;
 mod copy;
 #[cfg(feature = "server")]
 pub mod descriptors;
+#[cfg(feature = "server")]
+pub mod dialect;
 mod error;
 #[cfg(feature = "cli")]
 pub mod footprint;

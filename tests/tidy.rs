@@ -48,7 +48,7 @@ const ROWS: [&[&str]; 6] = [
         "config",
     ],
     // Without a clock and without a system call.
-    &["link", "connection"],
+    &["link", "connection", "dialect"],
     // Shells.
     &["client", "shard", "control", "worker", "provider"],
     &["server", "bench"],
@@ -59,7 +59,7 @@ const ROWS: [&[&str]; 6] = [
 const ROOT_NAMES: [(&str, &str); 2] = [("IpcError", "error"), ("MessageType", "wire")];
 
 /// Modules that are pure: what they need of the world is an argument.
-const PURE: [&str; 4] = ["connection", "protocol", "ring", "wire"];
+const PURE: [&str; 5] = ["connection", "dialect", "protocol", "ring", "wire"];
 const IMPURE: [&str; 6] =
     ["Instant::now", "SystemTime::now", "rustix::", "std::fs", "std::net", "std::thread"];
 

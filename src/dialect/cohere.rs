@@ -1,0 +1,27 @@
+//! The dialect cohere: to be written.
+
+use serde_json::Value;
+
+use super::answer::Answer;
+use super::decode;
+use super::encode::Encoding;
+use super::failure::{Class, Failure};
+use super::framing::Frame;
+use crate::protocol::AIRequest;
+
+pub(super) fn encode(_: &Encoding<'_>, _: &AIRequest) -> Result<(String, Value), Failure> {
+    Err(Failure::new(Class::BadRequest, "not written yet"))
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Reader {}
+
+impl decode::Reader for Reader {
+    fn read(&mut self, _: Frame<'_>, _: &mut Answer) -> Result<bool, Failure> {
+        Err(Failure::bad_stream("not written yet"))
+    }
+
+    fn is_whole(&self, _: &Answer) -> bool {
+        false
+    }
+}

@@ -1,0 +1,47 @@
+//! The six ways in which AI providers are asked and answer, as pure codecs.
+//!
+//! ```text
+//! row           Row, Quirks, ROWS          what is particular about each kind of provider, as data
+//! conversation  Conversation               a request in turns, as every dialect wants it
+//! encode        Call                       what is sent: path, headers, body
+//! framing       Frames                     bytes → events: SSE, NDJSON, AWS event stream
+//! answer        Answer                     events → text, reasoning, tool calls, usage, the end
+//! decode        Decoder                    both together: `feed`, `next_event`, `finish`
+//! failure       Failure, Class             what went wrong, and who may try again
+//! openai anthropic gemini ollama bedrock cohere
+//! ```
+//!
+//! A dialect streams always: *complete* collects, so there is one decoder to test, and a stalled
+//! answer shows itself. Nothing here does I/O or reads a clock.
+//!
+//! The invariant to remember: **a body that ends without its dialect's proof of the end is a
+//! failure**, never a short answer, and every input gives events or a failure, never a panic, in
+//! memory bounded by [`EVENT_SIZE_MAX`] and [`ANSWER_SIZE_MAX`].
+
+mod answer;
+mod anthropic;
+#[cfg(feature = "bedrock")]
+mod bedrock;
+mod cohere;
+mod conversation;
+mod decode;
+mod encode;
+mod failure;
+mod framing;
+mod gemini;
+mod ollama;
+mod openai;
+mod row;
+
+pub use answer::Keepsake;
+pub use decode::Decoder;
+pub use encode::{Call, Encoding, Keepsakes, NoKeepsakes};
+pub use failure::{Class, Failure, Hints};
+pub use row::{Auth, Dialect, Quirks, ROWS, Row, ToolIds, UrlForm};
+
+/// Bytes of one event of a stream, its name and its line ends included.
+pub const EVENT_SIZE_MAX: usize = 16 << 20;
+/// Bytes of text, reasoning and tool arguments in one answer.
+pub const ANSWER_SIZE_MAX: usize = 64 << 20;
+/// Tool calls in one answer.
+pub const TOOL_CALLS_MAX: usize = 256;
