@@ -1,7 +1,7 @@
 //! The six ways in which AI providers are asked and answer, as pure codecs.
 //!
 //! ```text
-//! row           Row, Quirks, ROWS          what is particular about each kind of provider, as data
+//! row rows      Row, Quirks, ROWS          what is particular about each kind of provider, as data
 //! conversation  Conversation               a request in turns, as every dialect wants it
 //! encode        Call                       what is sent: path, headers, body
 //! framing       Frames                     bytes → events: SSE, NDJSON, AWS event stream
@@ -32,6 +32,7 @@ mod gemini;
 mod ollama;
 mod openai;
 mod row;
+mod rows;
 
 pub use answer::Keepsake;
 pub use decode::Decoder;
