@@ -8,6 +8,7 @@
 //! answer        Answer                     events → text, reasoning, tool calls, usage, the end
 //! decode        Decoder                    both together: `feed`, `next_event`, `finish`
 //! failure       Failure, Class             what went wrong, and who may try again
+//! refusal       refusal                    what a status, its headers and its body mean
 //! openai anthropic gemini ollama bedrock cohere
 //! ```
 //!
@@ -31,6 +32,7 @@ mod framing;
 mod gemini;
 mod ollama;
 mod openai;
+mod refusal;
 mod row;
 mod rows;
 
@@ -38,6 +40,7 @@ pub use answer::Keepsake;
 pub use decode::Decoder;
 pub use encode::{Call, Encoding, Keepsakes, NoKeepsakes};
 pub use failure::{Class, Failure, Hints};
+pub use refusal::refusal;
 pub use row::{Auth, Dialect, Quirks, ROWS, Row, ToolIds, UrlForm};
 
 /// Bytes of one event of a stream, its name and its line ends included.

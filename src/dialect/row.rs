@@ -84,8 +84,6 @@ pub struct Quirks {
     pub think_tags: bool,
     /// May end a whole answer without a reason for the end.
     pub may_lack_finish: bool,
-    /// Answers a wrong key with 400, so that only the words tell it from a wrong request.
-    pub wrong_key_is_400: bool,
     /// The highest temperature.
     pub temperature_max: f64,
     /// Where the model's name goes.
@@ -105,7 +103,6 @@ impl Quirks {
         merge_same_role: false,
         think_tags: false,
         may_lack_finish: false,
-        wrong_key_is_400: false,
         temperature_max: 2.0,
         url_form: UrlForm::Plain,
     };

@@ -115,7 +115,7 @@ pub const ROWS: &[Row] = &[
         base_url: "https://api.x.ai/v1",
         key_variables: &["XAI_API_KEY"],
         first_output_secs: Some(900),
-        quirks: Quirks { may_lack_finish: true, wrong_key_is_400: true, ..Quirks::NONE },
+        quirks: Quirks { may_lack_finish: true, ..Quirks::NONE },
         ..HOSTED
     },
     Row {
@@ -281,7 +281,7 @@ const HIDDEN_REASONING_SECS: Option<u32> = Some(300);
 /// What hosts of open models have in common: the models' own tags come through.
 const OPEN_MODELS: Quirks = Quirks { think_tags: true, ..Quirks::NONE };
 
-const GEMINI: Quirks = Quirks { merge_same_role: true, wrong_key_is_400: true, ..Quirks::NONE };
+const GEMINI: Quirks = Quirks { merge_same_role: true, ..Quirks::NONE };
 
 /// For ranges that end before 2.
 const BELOW_2: f64 = 1.99;
