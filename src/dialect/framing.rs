@@ -142,6 +142,9 @@ impl Lines {
 }
 
 /// Server-sent events (the HTML standard, §9.2.6), without `id` and `retry`: nobody reconnects here.
+///
+/// A line that begins like JSON is no field of an event: from there on the body is one event without
+/// a name. So answers who was asked for a stream and has an error or a whole answer instead.
 #[derive(Debug, Default)]
 pub(super) struct Sse {
     lines: Lines,
@@ -151,6 +154,8 @@ pub(super) struct Sse {
     /// The event in `name` and `data` was given.
     given: bool,
     seen_first: bool,
+    /// The rest of the body is JSON and no stream.
+    is_plain: bool,
     is_finished: bool,
 }
 
@@ -167,6 +172,17 @@ impl Sse {
             if !self.seen_first {
                 self.seen_first = true;
                 line = line.strip_prefix("\u{feff}".as_bytes()).unwrap_or(line);
+            }
+            self.is_plain |= !self.has_data && line.starts_with(b"{");
+            if self.is_plain {
+                self.name.clear();
+                self.has_data = true;
+                self.data.extend_from_slice(line);
+                self.data.push(b'\n');
+                if self.data.len() > EVENT_SIZE_MAX {
+                    return Err(too_large());
+                }
+                continue;
             }
             if line.is_empty() {
                 if self.has_data {
@@ -275,6 +291,14 @@ mod tests {
             at_every_split(|| Framing::Ndjson(Lines::default()), text),
             [event("", "{\"a\":1}"), event("", "{\"b\":\"ü\"}"), event("", "{\"c\":3}")]
         );
+    }
+
+    #[test]
+    fn a_body_that_is_json_and_no_stream_is_one_event() {
+        for begin in ["", ": waiting\n\n", "\n\n", "event: x\ndata: a\n\n"] {
+            let events = at_every_split(sse, &format!("{begin}{{\n\n  \"error\": \"ü\"}}\n"));
+            assert_eq!(events.last(), Some(&event("", "{\n\n  \"error\": \"ü\"}\n")), "{begin}");
+        }
     }
 
     #[test]

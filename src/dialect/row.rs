@@ -76,6 +76,8 @@ pub struct Quirks {
     pub tool_ids: ToolIds,
     /// Wants an assistant message between a tool's result and the next user message.
     pub bridge_tool_user: bool,
+    /// Wants a last message of the assistant marked as the beginning of the answer.
+    pub marks_prefix: bool,
     /// Wants the reasoning back that led to a tool call.
     pub send_back_reasoning: bool,
     /// Wants no two messages of one role in a row.
@@ -99,6 +101,7 @@ impl Quirks {
         drop_params: &[],
         tool_ids: ToolIds::Any,
         bridge_tool_user: false,
+        marks_prefix: false,
         send_back_reasoning: false,
         merge_same_role: false,
         think_tags: false,
@@ -165,7 +168,7 @@ impl ToolIds {
 }
 
 /// FNV-1a, 64 bits (RFC 9923): stable over processes and versions, unlike the standard library's.
-fn fnv1a(text: &str) -> u64 {
+pub(super) fn fnv1a(text: &str) -> u64 {
     let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
     text.bytes().fold(0xcbf2_9ce4_8422_2325, step)
 }

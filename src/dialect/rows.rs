@@ -95,6 +95,7 @@ pub const ROWS: &[Row] = &[
             stream_usage: false,
             tool_ids: ToolIds::Alnum9,
             bridge_tool_user: true,
+            marks_prefix: true,
             merge_same_role: true,
             temperature_max: 1.5,
             ..Quirks::NONE
