@@ -31,6 +31,8 @@ pub(super) struct Answer {
     open: Vec<OpenCall>,
     keepsakes: Vec<(String, Keepsake)>,
     calls_count: usize,
+    /// The first call whose arguments are no JSON.
+    broken: Option<Failure>,
     finish: Option<FinishReason>,
     usage: Option<Usage>,
     model: String,
@@ -59,6 +61,7 @@ impl Answer {
             open: Vec::new(),
             keepsakes: Vec::new(),
             calls_count: 0,
+            broken: None,
             finish: None,
             usage: None,
             model: model.to_owned(),
@@ -119,7 +122,8 @@ impl Answer {
         Ok(())
     }
 
-    /// Closes the call at `index`, if one is open there, and gives it to the client.
+    /// Closes the call at `index`, if one is open there, and gives it to the client; if its arguments
+    /// are no JSON, [`Answer::end`] says what that means.
     pub(super) fn close_call(&mut self, index: u64) -> Result<(), Failure> {
         match self.open.iter().position(|call| call.index == index) {
             Some(at) => {
@@ -162,7 +166,8 @@ impl Answer {
     ///
     /// # Errors
     ///
-    /// [`Class::Incomplete`] when no reason for the end has come.
+    /// [`Class::Incomplete`] when no reason for the end has come; [`Class::BadStream`] when a call's
+    /// arguments are no JSON, and the reason is not that the answer was cut off.
     pub(super) fn end(&mut self) -> Result<(), Failure> {
         if self.is_over {
             return Ok(());
@@ -172,6 +177,11 @@ impl Answer {
         };
         for call in std::mem::take(&mut self.open) {
             self.give(call)?;
+        }
+        // A call that the client's own `maxTokens` cut off is nobody's fault, and no call.
+        let is_cut = matches!(finish_reason, FinishReason::Length | FinishReason::ContentFilter);
+        if let Some(failure) = self.broken.take().filter(|_| !is_cut) {
+            return Err(failure);
         }
         // Several providers have no reason of its own for this.
         if finish_reason == FinishReason::Stop && self.calls_count > 0 {
@@ -235,9 +245,13 @@ impl Answer {
             return Err(Failure::bad_stream("a tool call without a name"));
         }
         let parameters = if arguments.trim().is_empty() {
-            Value::Object(serde_json::Map::new())
+            Ok(Value::Object(serde_json::Map::new()))
         } else {
-            serde_json::from_str(&arguments).map_err(|_| not_json(&name, &arguments))?
+            serde_json::from_str(&arguments)
+        };
+        let Ok(parameters) = parameters else {
+            self.broken.get_or_insert_with(|| not_json(&name, &arguments));
+            return Ok(());
         };
         self.calls_count += 1;
         // Ours, where the provider gives none: unique among the calls of a conversation.
@@ -311,9 +325,31 @@ mod tests {
         let mut answer = Answer::new("m", 0);
         answer.call(3, None, Some("look")).unwrap();
         answer.arguments(3, "{\"x\":").unwrap();
-        let failure = answer.close_call(3).unwrap_err();
+        answer.close_call(3).unwrap();
+        answer.finish(FinishReason::ToolCalls);
+        let failure = answer.end().unwrap_err();
         assert_eq!(failure.class, Class::BadStream);
         assert!(failure.detail.contains("look") && failure.detail.ends_with("{\"x\":"));
+        assert!(answer.next().is_none());
+    }
+
+    #[test]
+    fn a_call_that_the_end_cut_off_is_none() {
+        for closed in [true, false] {
+            for reason in [FinishReason::Length, FinishReason::ContentFilter] {
+                let mut answer = Answer::new("m", 0);
+                answer.call(3, None, Some("look")).unwrap();
+                answer.arguments(3, "{\"x\":").unwrap();
+                if closed {
+                    answer.close_call(3).unwrap();
+                }
+                answer.finish(reason);
+                answer.end().unwrap();
+                let events = events(&mut answer);
+                let [StreamEvent::End { finish_reason, .. }] = &events[..] else { panic!() };
+                assert_eq!(*finish_reason, reason);
+            }
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! conversation  Conversation               a request in turns, as every dialect wants it
 //! encode        Call                       what is sent: path, headers, body
 //! framing       Frames                     bytes → events: SSE, NDJSON, AWS event stream
+//! event         kind, parse                what streams of named events share
 //! answer        Answer                     events → text, reasoning, tool calls, usage, the end
 //! decode        Decoder                    both together: `feed`, `next_event`, `finish`
 //! failure       Failure, Class             what went wrong, and who may try again
@@ -27,6 +28,7 @@ mod cohere;
 mod conversation;
 mod decode;
 mod encode;
+mod event;
 mod failure;
 mod framing;
 mod gemini;
@@ -35,6 +37,8 @@ mod openai;
 mod refusal;
 mod row;
 mod rows;
+#[cfg(test)]
+mod splits;
 
 pub use answer::Keepsake;
 pub use decode::Decoder;
