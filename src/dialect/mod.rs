@@ -34,6 +34,8 @@ mod openai;
 mod row;
 
 pub use answer::Keepsake;
+#[cfg(feature = "bedrock")]
+pub use bedrock::signature;
 pub use decode::Decoder;
 pub use encode::{Call, Encoding, Keepsakes, NoKeepsakes};
 pub use failure::{Class, Failure, Hints};
