@@ -41,6 +41,8 @@ mod rows;
 mod splits;
 
 pub use answer::Keepsake;
+#[cfg(feature = "bedrock")]
+pub use bedrock::signature;
 pub use decode::Decoder;
 pub use encode::{Call, Encoding, Keepsakes, NoKeepsakes};
 pub use failure::{Class, Failure, Hints};
