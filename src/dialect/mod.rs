@@ -8,6 +8,7 @@
 //! answer        Answer                     events → text, reasoning, tool calls, usage, the end
 //! decode        Decoder                    both together: `feed`, `next_event`, `finish`
 //! failure       Failure, Class             what went wrong, and who may try again
+//! json                                     JSON without copies, in bounds
 //! openai anthropic gemini ollama bedrock cohere
 //! ```
 //!
@@ -29,9 +30,12 @@ mod encode;
 mod failure;
 mod framing;
 mod gemini;
+mod json;
 mod ollama;
 mod openai;
 mod row;
+#[cfg(test)]
+mod testing;
 
 pub use answer::Keepsake;
 pub use decode::Decoder;
