@@ -4,8 +4,10 @@
 //!
 //! Every entry takes any bytes; a panic or a hang is a bug in annulus.
 
+mod decode;
 mod ring;
 
+pub use decode::*;
 pub use ring::ring;
 
 use annulus::config::{Config, Sources};

@@ -10,6 +10,7 @@
 //! decode        Decoder                    both together: `feed`, `next_event`, `finish`
 //! failure       Failure, Class             what went wrong, and who may try again
 //! refusal       refusal                    what a status, its headers and its body mean
+//! json                                     JSON without copies, in bounds
 //! openai anthropic gemini ollama bedrock cohere
 //! ```
 //!
@@ -32,6 +33,7 @@ mod event;
 mod failure;
 mod framing;
 mod gemini;
+mod json;
 mod ollama;
 mod openai;
 mod refusal;
@@ -39,6 +41,8 @@ mod row;
 mod rows;
 #[cfg(test)]
 mod splits;
+#[cfg(test)]
+mod testing;
 
 pub use answer::Keepsake;
 #[cfg(feature = "bedrock")]

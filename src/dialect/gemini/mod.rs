@@ -1,0 +1,22 @@
+//! Google's generateContent, of the Gemini API and of Vertex AI.
+//!
+//! ```text
+//! request   a request in its words
+//! reader    its stream: each event is a whole response with the next pieces
+//! failure   what it says went wrong
+//! ```
+//!
+//! The invariant to remember: **the reason for the end is not the end.** Usage may follow it, and no
+//! event says that nothing more comes: an answer is whole when the body ends after a reason.
+//!
+//! On Vertex AI the base URL ends in `/publishers/google` (with project and location before it), and
+//! path, body and stream are the same.
+
+mod failure;
+mod reader;
+mod request;
+#[cfg(test)]
+mod tests;
+
+pub(super) use reader::Reader;
+pub(super) use request::encode;

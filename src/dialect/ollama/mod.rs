@@ -1,0 +1,12 @@
+//! Ollama's chat, local and in its cloud.
+//!
+//! The invariant to remember: **status 200 and a line say little.** A failure after the start is a line
+//! `{"error": …}`, and only a line with `"done": true` makes the answer whole.
+
+mod reader;
+mod request;
+#[cfg(test)]
+mod tests;
+
+pub(super) use reader::Reader;
+pub(super) use request::encode;
