@@ -36,11 +36,13 @@ impl Decoded {
     }
 
     pub(super) fn calls(&self) -> Vec<&ToolCall> {
-        let call = |event| match event {
-            &StreamEvent::ToolCall { ref tool_call } => Some(tool_call),
-            _ => None,
-        };
-        self.events.iter().filter_map(call).collect()
+        let mut calls = Vec::new();
+        for event in &self.events {
+            if let StreamEvent::ToolCall { tool_call } = event {
+                calls.push(tool_call);
+            }
+        }
+        calls
     }
 
     /// The end, which must be there once and last.
@@ -93,24 +95,56 @@ pub(super) fn decode_at_every_split(row: &Row, body: &[u8]) -> Decoded {
     assert_eq!(decode(row, body.chunks(1)), whole, "byte by byte");
     for seed in 0..ROUNDS {
         let mut random = fastrand::Rng::with_seed(seed);
-        let mut rest = body;
-        let pieces = std::iter::from_fn(|| {
-            // Small pieces and large ones alike.
-            let size_max = random.usize(1..=rest.len().max(1));
-            let (piece, after) = rest.split_at(random.usize(1..=size_max).min(rest.len()));
-            rest = after;
-            (!piece.is_empty()).then_some(piece)
-        });
-        assert_eq!(decode(row, pieces), whole, "seed {seed}");
+        assert_eq!(decode(row, random_pieces(&mut random, body)), whole, "seed {seed}");
     }
     whole
+}
+
+/// A body with bytes changed, lost and repeated gives something or fails, the same in all pieces.
+#[track_caller]
+pub(super) fn decode_damaged(row: &Row, body: &[u8]) {
+    for seed in 0..ROUNDS * 10 {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut damaged = body.to_vec();
+        for _ in 0..random.usize(1..=4) {
+            let at = random.usize(..damaged.len());
+            let end = random.usize(at..=damaged.len().min(at + 100));
+            match random.u8(..4) {
+                0 => damaged[at] = random.u8(..),
+                1 => damaged[at] = *random.choice(b"{}[]\",:\\ \r\n0-x").expect("not empty"),
+                2 if end - at < damaged.len() => drop(damaged.drain(at..end)),
+                _ => drop(damaged.splice(at..at, damaged[at..end].to_vec())),
+            }
+        }
+        let whole = decode(row, [&damaged[..]]);
+        let pieces = decode(row, random_pieces(&mut random, &damaged));
+        // Calls may have lost the ids that they came with, and get new ones each time.
+        let seen = |decoded: Decoded| {
+            (decoded.text(), decoded.reasoning(), decoded.events.len(), decoded.result)
+        };
+        assert_eq!(seen(pieces), seen(whole), "seed {seed}");
+    }
+}
+
+fn random_pieces<'a>(
+    random: &mut fastrand::Rng,
+    mut rest: &'a [u8],
+) -> impl Iterator<Item = &'a [u8]> {
+    std::iter::from_fn(move || {
+        // Small pieces and large ones alike.
+        let size_max = random.usize(1..=rest.len().max(1));
+        let (piece, after) = rest.split_at(random.usize(1..=size_max).min(rest.len()));
+        rest = after;
+        (!piece.is_empty()).then_some(piece)
+    })
 }
 
 /// A body that was cut anywhere before the last byte of `proof` must fail, as one that broke off.
 #[track_caller]
 pub(super) fn never_ends_before(row: &Row, body: &[u8], proof: &str) {
-    let at = body.windows(proof.len()).rposition(|window| window == proof.as_bytes()).unwrap();
-    let whole = at + proof.len();
+    let mut windows = body.windows(proof.len());
+    let at = windows.rposition(|window| window == proof.as_bytes());
+    let whole = at.expect("the proof is in the body") + proof.len();
     for size in 0..whole {
         let cut = decode(row, [&body[..size]]);
         assert!(!cut.has_ended(), "an end after {size} of {whole} bytes");

@@ -3,7 +3,9 @@
 use std::path::Path;
 
 use super::ROW;
-use crate::dialect::splits::{Decoded, decode, decode_at_every_split, never_ends_before};
+use crate::dialect::splits::{
+    Decoded, decode, decode_at_every_split, decode_damaged, never_ends_before,
+};
 use crate::dialect::{Class, Keepsake};
 use crate::protocol::{FinishReason, StreamEvent, Usage};
 
@@ -163,6 +165,16 @@ fn every_fixture_gives_what_the_vendors_client_gives_however_it_is_split() {
 const SERVER_TEXT: &str = "Searching.Found: high water at noon.";
 
 #[test]
+fn a_call_is_given_as_soon_as_it_ends() {
+    let text = std::str::from_utf8(THINKING_TOOLS).unwrap();
+    let second = text.find("toolu_01B").unwrap();
+    let begin = &text[..text[..second].rfind("event:").unwrap()];
+    let decoded = decode(&ROW, [begin.as_bytes()]);
+    assert_eq!(decoded.result.as_ref().unwrap_err().class, Class::Incomplete);
+    assert_eq!(decoded.calls().len(), 1);
+}
+
+#[test]
 fn a_body_that_breaks_off_anywhere_has_no_end() {
     for body in [TEXT, THINKING_TOOLS, REDACTED_THINKING, SERVER_TOOLS, CUT_CALL, NAMELESS] {
         let text = std::str::from_utf8(body).unwrap();
@@ -195,6 +207,14 @@ fn thoughts_are_kept_for_the_call_that_follows_them() {
 }
 
 #[test]
+fn a_damaged_body_gives_something_or_fails() {
+    for body in [TEXT, THINKING_TOOLS, REDACTED_THINKING, SERVER_TOOLS, UNKNOWN_BLOCKS, OVERLOADED]
+    {
+        decode_damaged(&ROW, body);
+    }
+}
+
+#[test]
 fn an_error_in_the_stream_is_a_failure_after_what_came_before_it() {
     let decoded = decode_at_every_split(&ROW, OVERLOADED);
     let failure = decoded.result.unwrap_err();
@@ -203,7 +223,7 @@ fn an_error_in_the_stream_is_a_failure_after_what_came_before_it() {
     assert_eq!(decoded.events, [StreamEvent::Text { text: "Half of an ans".into() }]);
 }
 
-const START: &str = r#"{"type":"content_block_start","index":1,"content_block":{"type":"tool_use","id":"a","name":"f","input":{}}}"#;
+const START: &str = r#"{"type":"content_block_start","index":1,"content_block":{"type":"tool_use","id":"a","name":"f","input":{"k":1}}}"#;
 const STOP: &str = r#"{"type":"message_stop"}"#;
 
 fn body(events: &[&str]) -> String {
@@ -240,7 +260,8 @@ fn what_cannot_be_is_a_bad_stream() {
 #[test]
 fn the_end_closes_what_is_open_and_needs_no_reason() {
     let decoded = decode_at_every_split(&ROW, body(&[START, STOP, "not ours"]).as_bytes());
-    assert_eq!(decoded.calls().len(), 1);
+    let [call] = decoded.calls()[..] else { panic!("{decoded:?}") };
+    assert_eq!(call.parameters.0, serde_json::json!({"k": 1}));
     let (finish, usage, model) = decoded.end();
     assert_eq!((finish, usage.estimated), (FinishReason::ToolCalls, Some(true)));
     assert_eq!(model, "asked", "the model that was asked for");

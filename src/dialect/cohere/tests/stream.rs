@@ -2,7 +2,7 @@
 //! them. Nobody has recorded the service for us.
 
 use super::ROW;
-use crate::dialect::splits::{decode, decode_at_every_split, never_ends_before};
+use crate::dialect::splits::{decode, decode_at_every_split, decode_damaged, never_ends_before};
 use crate::dialect::{Class, Keepsake};
 use crate::protocol::{FinishReason, StreamEvent, Usage};
 
@@ -69,11 +69,29 @@ fn calls_come_whole_and_the_plan_is_kept_for_the_first() {
 }
 
 #[test]
+fn a_call_is_given_as_soon_as_it_ends() {
+    let text = std::str::from_utf8(TOOL_CALLS).unwrap();
+    let (begin, _) = text
+        .split_once("event: tool-call-start\ndata: {\"type\":\"tool-call-start\",\"index\":1")
+        .unwrap();
+    let decoded = decode(&ROW, [begin.as_bytes()]);
+    assert_eq!(decoded.result.as_ref().unwrap_err().class, Class::Incomplete);
+    assert_eq!(decoded.calls().len(), 1);
+}
+
+#[test]
 fn a_body_that_breaks_off_anywhere_has_no_end() {
     for body in [TEXT, TOOL_CALLS, THINKING, BILLED_ONLY] {
         let text = std::str::from_utf8(body).unwrap();
         let proof = text.lines().rfind(|line| line.contains("\"message-end\"")).unwrap();
         never_ends_before(&ROW, body, proof);
+    }
+}
+
+#[test]
+fn a_damaged_body_gives_something_or_fails() {
+    for body in [TEXT, TOOL_CALLS, THINKING, BILLED_ONLY, ERROR] {
+        decode_damaged(&ROW, body);
     }
 }
 
