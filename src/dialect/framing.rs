@@ -177,7 +177,7 @@ impl Sse {
                 self.seen_first = true;
                 line = line.strip_prefix("\u{feff}".as_bytes()).unwrap_or(line);
             }
-            self.is_plain |= !self.has_data && line.starts_with(b"{");
+            self.is_plain |= !self.has_data && matches!(line.first(), Some(b'{' | b'['));
             if self.is_plain {
                 self.name.clear();
                 self.has_data = true;
@@ -299,7 +299,7 @@ mod tests {
 
     #[test]
     fn a_body_that_is_json_and_no_stream_is_one_event() {
-        for begin in ["", ": waiting\n\n", "\n\n", "event: x\ndata: a\n\n"] {
+        for begin in ["", ": waiting\n\n", "\n\n", "event: x\n", "event: x\ndata: a\n\n"] {
             let events = at_every_split(sse, &format!("{begin}{{\n\n  \"error\": \"ü\"}}\n"));
             assert_eq!(events.last(), Some(&event("", "{\n\n  \"error\": \"ü\"}\n")), "{begin}");
         }

@@ -264,7 +264,8 @@ fn calls_are_put_together_however_their_pieces_are_marked() {
             json!([{"id": "a", "function": {"name": "look", "arguments": "{\"at\""}}]),
             json!([{"function": {"arguments": ":1}"}}]),
             json!([{"id": "b", "function": {"name": "find"}}]),
-            json!([{"function": {}}, {"function": {"arguments": "{\"q\":\"ü\"}"}}]),
+            json!([{"function": {"arguments": "{\"q\":"}}]),
+            json!([{"function": {}}, {"function": {"arguments": "\"ü\"}"}}]),
         ],
         // Each piece with another id, which means nothing.
         &[

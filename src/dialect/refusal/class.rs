@@ -38,10 +38,7 @@ const TELLING: &[(Class, &[&str])] = &[
             "missingauthenticationtokenexception",
         ],
     ),
-    (
-        Class::BadRequest,
-        &["contentfilter", "contentpolicyviolation", "contextlengthexceeded", "stringtoolong"],
-    ),
+    (Class::BadRequest, &["contentfilter", "contentpolicyviolation", "contextlengthexceeded"]),
     (
         Class::Overloaded,
         &[
@@ -135,14 +132,12 @@ pub(in crate::dialect) fn classify(
     if let Some(class) = by_words(status, &message) {
         return class;
     }
-    if let Some((class, _)) =
-        TELLING.iter().find(|(_, known)| known.iter().any(|known| has(&known)))
-    {
+    if let Some((class, _)) = TELLING.iter().find(|(_, known)| known.iter().any(has)) {
         return *class;
     }
     match status {
         Some(status) => by_status(status),
-        None if WRONG_REQUEST.iter().any(|known| has(&known)) => Class::BadRequest,
+        None if WRONG_REQUEST.iter().any(has) => Class::BadRequest,
         None if message.contains("overloaded") => Class::Overloaded,
         None if message.contains("rate limit") || message.contains("too many requests") => {
             Class::RateLimited
@@ -156,11 +151,11 @@ fn by_words(status: Option<u16>, message: &str) -> Option<Class> {
     let begins = |known: &&str| message.starts_with(known);
     let says = |known: &&str| message.contains(known);
     match status {
-        Some(400) | None if KEY_IS_WRONG.iter().any(|known| begins(&known)) => Some(Class::Auth),
+        Some(400) | None if KEY_IS_WRONG.iter().any(begins) => Some(Class::Auth),
         Some(400) | None if message.starts_with("your credit balance is too low") => {
             Some(Class::Quota)
         }
-        Some(403 | 429) if ACCOUNT_IS_EMPTY.iter().any(|known| says(&known)) => Some(Class::Quota),
+        Some(403 | 429) if ACCOUNT_IS_EMPTY.iter().any(says) => Some(Class::Quota),
         // A refusal of the text, not of the key (OpenRouter).
         Some(403) if message.contains("moderation") || message.contains("flagged") => {
             Some(Class::BadRequest)

@@ -88,8 +88,11 @@ fn class(status: Option<u16>, words: &Words) -> Class {
 /// the words are.
 fn detail(words: &Words) -> String {
     let mut tail = String::new();
-    let name = if words.code.is_empty() { &words.kind } else { &words.code };
-    if !name.is_empty() && !words.text.contains(name.as_str()) {
+    // A code that is the status once more tells nothing.
+    let status = words.status.map(|status| status.to_string()).unwrap_or_default();
+    let is_name = |name: &&&String| !name.is_empty() && ***name != status;
+    let name = [&words.code, &words.kind].into_iter().find(|name| is_name(&name));
+    if let Some(name) = name.filter(|name| !words.text.contains(name.as_str())) {
         tail.push_str(&format!(" [{}]", cut(name, REQUEST_ID_SIZE_MAX)));
     }
     if !words.request.is_empty() {

@@ -38,7 +38,7 @@ fn every_shape_of_a_body_is_read() {
             429,
             r#"{"error":{"code":429,"message":"Provider returned error","metadata":{"provider_name":"Google","raw":"busy upstream"}},"user_id":"u"}"#,
             Class::RateLimited,
-            "Provider returned error: busy upstream [429]",
+            "Provider returned error: busy upstream",
         ),
         // The error as text.
         (
@@ -110,7 +110,7 @@ fn every_shape_of_a_body_is_read() {
             503,
             r#"[{"error":{"code":503,"message":"The model is overloaded.","status":"UNAVAILABLE"}}]"#,
             Class::Overloaded,
-            "The model is overloaded. [503]",
+            "The model is overloaded. [UNAVAILABLE]",
         ),
         (
             "gemini",

@@ -47,7 +47,7 @@ fn in_text(text: &str) -> Option<Duration> {
     let text = text.to_ascii_lowercase();
     let after =
         |phrase: &&str| text.find(phrase).and_then(|at| duration(&text[at + phrase.len()..]));
-    PHRASES.iter().find_map(|phrase| after(&phrase))
+    PHRASES.iter().find_map(after)
 }
 
 /// When the last of the exhausted limits is filled again: `…ratelimit…remaining…: 0` has its
