@@ -40,11 +40,11 @@ impl Outcome {
     }
 
     pub(super) fn calls(&self) -> Vec<&ToolCall> {
-        let call = |event| match event {
-            &StreamEvent::ToolCall { ref tool_call } => Some(tool_call),
+        let calls = self.events.iter().filter_map(|event| match event {
+            StreamEvent::ToolCall { tool_call } => Some(tool_call),
             _ => None,
-        };
-        self.events.iter().filter_map(call).collect()
+        });
+        calls.collect()
     }
 
     /// What the end says.
