@@ -175,7 +175,7 @@ fn subcommands_and_flags_that_the_documents_name_exist() {
         // A subcommand's own help lists its flags; what is quoted or capital is a value.
         let words: Vec<&str> = arguments.split_whitespace().collect();
         let is_name = |word: &&&str| word.chars().all(|c| c.is_ascii_lowercase());
-        let depth = if words[0] == "config" { 2 } else { 1 };
+        let depth = if ["config", "providers"].contains(&words[0]) { 2 } else { 1 };
         let names: Vec<&str> = words.iter().take(depth).filter(is_name).copied().collect();
         let output = std::process::Command::new(env!("CARGO_BIN_EXE_annulus"))
             .args(&names)
