@@ -291,7 +291,7 @@ fn home_with_keys() -> (Home, String) {
          keys = [\"env:PLANTED\", \"file:{at}/private\", \"command:echo {PLANTED_KEY}\"]\n\
          [providers.bad]\nkind = \"openai\"\n\
          keys = [\"file:{at}/exposed\", \"command:sh -c 'echo {PLANTED_KEY} >&2; exit 3'\"]\n\
-         [providers.loopback]\n"
+         [providers.local]\nkind = \"ollama\"\n[providers.loopback]\n"
     );
     let config = home.write("config.toml", &config);
     (home, config)
@@ -320,12 +320,18 @@ fn providers_are_listed_and_checked_without_their_keys() {
         good["keys"].as_array().unwrap().iter().map(|key| key["state"].as_str().unwrap()).collect();
     assert_eq!(states, ["found", "found", "not_read"]);
     assert_eq!(listed["providers"][0]["keys"][0]["state"], "missing");
-    assert!(stdout(&run(&["providers", "list"])).contains("good (default)"));
+    assert_eq!(listed["providers"][2]["keys"][0]["state"], "unset");
+    let said = stdout(&run(&["providers", "list"]));
+    assert!(
+        said.contains("good (default)\n") && said.contains("not set, and not needed\n"),
+        "{said}"
+    );
 
     let checked = run(&["providers", "check"]);
     assert_eq!(code(&checked), 1);
     let said = stdout(&checked);
     assert!(said.contains("ok: loopback: needs nothing\n"), "{said}");
+    assert!(said.contains("ok: local: ollama, no key, it was not asked\n"), "{said}");
     assert!(said.contains("ok: good: openai, env:PLANTED, file:"), "{said}");
     assert!(said.contains("(mode 644): make it yours alone, `chmod 600 FILE`\n"), "{said}");
     assert!(said.contains("failed: bad: command:sh …: the program ended with code 3"), "{said}");

@@ -4,7 +4,7 @@
 
 use annulus::config::{Config, ProviderConfig, ProviderKind, RemoteConfig};
 use annulus::dialect::{ROWS, Row};
-use annulus::provider::key::{KeySource, Keys, Redactor};
+use annulus::provider::key::{KeyProblem, KeySource, Keys, Redactor};
 use futures_lite::future::block_on;
 use serde::Serialize;
 
@@ -115,7 +115,8 @@ struct Listed<'c> {
 #[derive(Debug, Serialize)]
 struct ListedKey {
     source: String,
-    /// `found`, `missing`, or `not_read` where a program would have to run.
+    /// `found`, `missing`, `unset` where nothing is missing without it, or `not_read` where a
+    /// program would have to run.
     state: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     problem: Option<String>,
@@ -140,7 +141,7 @@ impl<'c> Listed<'c> {
             dialect: Some(row.dialect.name()),
             endpoints: &remote.base_urls,
             needs_key: row.needs_key,
-            keys: remote.keys.iter().map(ListedKey::of).collect(),
+            keys: ListedKey::all(row, remote),
             models: &remote.models,
             default_model: remote.default_model.as_deref(),
             ..listed
@@ -152,10 +153,12 @@ impl<'c> Listed<'c> {
         let mut lines = vec![format!("  kind      {}{dialect}", self.kind)];
         lines.extend(self.endpoints.iter().map(|url| format!("  endpoint  {url}")));
         for key in &self.keys {
-            let state = match &key.problem {
-                Some(problem) => problem.clone(),
-                None if key.state == "found" => format!("{}: found", key.source),
-                None => format!("{}: not read here, `annulus providers check` does", key.source),
+            let source = &key.source;
+            let state = match (key.state, &key.problem) {
+                (_, Some(problem)) => problem.clone(),
+                ("not_read", None) => format!("{source}: not read here, but by `check`"),
+                ("unset", None) => format!("{source}: not set, and not needed"),
+                (state, None) => format!("{source}: {state}"),
             };
             lines.push(format!("  key       {state}"));
         }
@@ -168,17 +171,26 @@ impl<'c> Listed<'c> {
 }
 
 impl ListedKey {
-    /// Looks for a key without starting a program.
-    fn of(source: &KeySource) -> Self {
-        let (state, problem) = if source.runs_a_program() {
-            ("not_read", None)
-        } else {
-            match source.read() {
-                Ok(_) => ("found", None),
-                Err(error) => ("missing", Some(error.to_string())),
-            }
+    /// Looks for keys without starting a program.
+    fn all(row: &Row, remote: &RemoteConfig) -> Vec<Self> {
+        let read = |source: &KeySource| {
+            let read = || source.read().map_err(|error| (error.to_string(), error.problem));
+            (!source.runs_a_program()).then(read)
         };
-        Self { source: source.to_string(), state, problem }
+        let read: Vec<_> = remote.keys.iter().map(|source| (source, read(source))).collect();
+        // The same rule as that of `Keys::read`.
+        let is_found = read.iter().any(|(_, key)| matches!(key, Some(Ok(_))));
+        let may_be_unset = remote.has_customary_keys(row) && (is_found || !row.needs_key);
+        let listed = |(source, key): (&KeySource, _)| {
+            let (state, problem) = match key {
+                None => ("not_read", None),
+                Some(Ok(_)) => ("found", None),
+                Some(Err((_, KeyProblem::NotSet))) if may_be_unset => ("unset", None),
+                Some(Err((text, _))) => ("missing", Some(text)),
+            };
+            Self { source: source.to_string(), state, problem }
+        };
+        read.into_iter().map(listed).collect()
     }
 }
 
