@@ -18,6 +18,8 @@
 //! provider     providers of AI answers, and the handlers that use them
 //! worker       executors for asynchronous handlers
 //!
+//! config       file, environment, flags: one table of keys
+//!
 //! connection   a data shard's state machine: (input, now) → output
 //! link         job ring and reply rings between a shard and a worker
 //! dialect      how AI providers are asked and answer: six pure codecs, a row for each kind
@@ -27,9 +29,9 @@
 //! region       the shared mapping of one connection: layout, seals, doorbells
 //! ring         one direction of a connection, over borrowed words
 //!
-//! error        IpcError             config       file, environment, flags: one table of keys
+//! error        IpcError             wire         frames, handshake, statuses, faults
 //! metrics      counters, Prometheus descriptors  the limit of open files
-//! protocol     AI messages, codecs  wire         frames, handshake, statuses, faults
+//! protocol     AI messages, codecs
 //! footprint    memory of a process  trim         gives back what only the start needed (both cli)
 //! paths        socket and file      checksum     CRC-32C
 //! limits       every bound          copy         bytes into shared words and back

@@ -271,3 +271,140 @@ fn without_a_daemon_clients_end_with_3_and_say_how_to_start_one() {
         (&"annulus.error/1".into(), &"no_daemon".into())
     );
 }
+
+/// In a file, a variable and a command; in no output.
+const PLANTED_KEY: &str = "sk-planted-7f3a9c51";
+
+/// A configuration with a key from each kind of source, and one provider whose key is exposed.
+fn home_with_keys() -> (Home, String) {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let home = Home::new();
+    for (name, mode) in [("private", 0o600), ("exposed", 0o644)] {
+        let path = home.write(name, PLANTED_KEY);
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let at = home.path().display();
+    let config = format!(
+        "default_provider = \"good\"\n\
+         [providers.good]\nkind = \"openai\"\nmodels = [\"m1\", \"m2\"]\n\
+         keys = [\"env:PLANTED\", \"file:{at}/private\", \"command:echo {PLANTED_KEY}\"]\n\
+         [providers.bad]\nkind = \"openai\"\n\
+         keys = [\"file:{at}/exposed\", \"command:sh -c 'echo {PLANTED_KEY} >&2; exit 3'\"]\n\
+         [providers.local]\nkind = \"ollama\"\n[providers.loopback]\n"
+    );
+    let config = home.write("config.toml", &config);
+    (home, config)
+}
+
+#[test]
+fn providers_are_listed_and_checked_without_their_keys() {
+    let (home, config) = home_with_keys();
+    let run = |arguments: &[&str]| {
+        let mut command = home.command(arguments);
+        let output =
+            command.args(["--config", &config]).env("PLANTED", PLANTED_KEY).output().unwrap();
+        for said in [stdout(&output), stderr(&output)] {
+            assert!(!said.contains("planted"), "{arguments:?}: {said}");
+        }
+        output
+    };
+
+    let listed = run(&["providers", "list", "--json"]);
+    assert_eq!(code(&listed), 0, "{}", stderr(&listed));
+    let listed = json(&stdout(&listed));
+    assert_eq!(listed["schema"], "annulus.providers_list/1");
+    let good = &listed["providers"][1];
+    assert_eq!((&good["name"], &good["is_default"]), (&"good".into(), &true.into()));
+    let states: Vec<&str> =
+        good["keys"].as_array().unwrap().iter().map(|key| key["state"].as_str().unwrap()).collect();
+    assert_eq!(states, ["found", "found", "not_read"]);
+    assert_eq!(listed["providers"][0]["keys"][0]["state"], "missing");
+    assert_eq!(listed["providers"][2]["keys"][0]["state"], "unset");
+    let said = stdout(&run(&["providers", "list"]));
+    assert!(
+        said.contains("good (default)\n") && said.contains("not set, and not needed\n"),
+        "{said}"
+    );
+
+    let checked = run(&["providers", "check"]);
+    assert_eq!(code(&checked), 1);
+    let said = stdout(&checked);
+    assert!(said.contains("ok: loopback: needs nothing\n"), "{said}");
+    assert!(said.contains("ok: local: ollama, no key, it was not asked\n"), "{said}");
+    assert!(said.contains("ok: good: openai, env:PLANTED, file:"), "{said}");
+    assert!(said.contains("(mode 644): make it yours alone, `chmod 600 FILE`\n"), "{said}");
+    assert!(said.contains("failed: bad: command:sh …: the program ended with code 3"), "{said}");
+
+    assert_eq!(code(&run(&["providers", "check", "good"])), 0);
+    let bad = run(&["providers", "check", "bad", "--json"]);
+    assert_eq!(code(&bad), 1);
+    let bad = json(&stdout(&bad));
+    assert_eq!((&bad["schema"], &bad["ok"]), (&"annulus.providers_check/1".into(), &false.into()));
+    assert_eq!(bad["providers"][0]["problems"].as_array().unwrap().len(), 2);
+
+    assert_eq!(stdout(&run(&["providers", "models", "good"])), "m1\nm2\n");
+    assert_eq!(code(&run(&["providers", "models", "bad"])), 1);
+    for action in ["check", "models"] {
+        let unknown = run(&["providers", action, "nobody"]);
+        assert_eq!(code(&unknown), 2);
+        assert!(stderr(&unknown).contains("there is no provider nobody: `annulus providers list`"));
+    }
+}
+
+#[test]
+fn every_kind_is_listed() {
+    let home = Home::new();
+    let kinds = json(&stdout(&home.annulus(&["providers", "list", "--all", "--json"])));
+    assert_eq!(kinds["schema"], "annulus.providers_kinds/1");
+    let kinds = kinds["kinds"].as_array().unwrap();
+    assert_eq!(kinds.len(), annulus::dialect::ROWS.len() + 1);
+    let said = stdout(&home.annulus(&["providers", "list", "--all"]));
+    for kind in kinds {
+        assert!(said.contains(kind["kind"].as_str().unwrap()), "{said}");
+    }
+}
+
+#[test]
+fn a_key_in_the_configuration_is_refused_and_not_repeated() {
+    let home = Home::new();
+    for (setting, explained) in [
+        ("keys = [\"sk-planted\"]", "must be a list of the places where keys are"),
+        ("keys = \"sk-planted\"", "never a key itself"),
+        ("api_key = \"sk-planted\"", "did you mean providers.openai.keys?"),
+        ("headers = [\"Authorization: Bearer sk-planted\"]", "none of which carries credentials"),
+        ("base_urls = [\"https://sk-planted@host\"]", "URLs without credentials"),
+        ("base_urls = [\"https://host/?key=sk-planted\"]", "URLs without credentials"),
+    ] {
+        let file = home.write("config.toml", &format!("[providers.openai]\n{setting}\n"));
+        for arguments in
+            [&["config", "check"] as &[&str], &["config", "check", "--json"], &["serve"]]
+        {
+            let output = home.command(arguments).args(["--config", &file]).output().unwrap();
+            let said = stdout(&output) + &stderr(&output);
+            assert_eq!(code(&output), 2, "{said}");
+            assert!(!said.contains("planted"), "{said}");
+            assert!(said.contains(":2") || said.contains("\"line\":2"), "{said}");
+            assert!(said.contains(explained), "{said}");
+        }
+    }
+    let mut command =
+        home.command(&["config", "check", "--set", "providers.openai.keys=sk-planted"]);
+    let output = command.env("ANNULUS_PROVIDERS_OPENAI_KEYS", "sk-planted").output().unwrap();
+    let said = stderr(&output);
+    assert_eq!((code(&output), said.lines().count()), (2, 2), "{said}");
+    assert!(!said.contains("planted"), "{said}");
+}
+
+#[test]
+fn names_of_models_with_dots_survive_config_show() {
+    let home = Home::new();
+    let text = "[models.\"gpt-4.1\"]\nroute = [\"loopback/x\"]\n[models.fast]\nroute = [\"loopback/y\"]\n[providers.loopback]\n";
+    let file = home.write("config.toml", text);
+    let shown = stdout(&home.annulus(&["config", "show", "--config", &file]));
+    assert!(shown.contains("[models.\"gpt-4.1\"]\n"), "{shown}");
+    let again = home.write("shown.toml", &shown);
+    let output = home.annulus(&["config", "show", "--json", "--config", &again]);
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    assert!(stdout(&output).contains("\"models.gpt-4.1.route\""));
+}

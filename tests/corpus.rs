@@ -175,6 +175,8 @@ fn written(target: &str) -> Vec<(&'static str, Vec<u8>)> {
             ),
             ("huge_number", b"[ipc]\nmax_connections = 18446744073709551616\n".into()),
             ("no_toml", b"[providers.fast\n".into()),
+            ("providers", PROVIDERS.into()),
+            ("keys_in_the_file", b"[providers.openai]\nkeys = [\"sk-123\"]\nkey = 1\n".into()),
             ("deep", [&b"a = "[..], &b"[".repeat(200)].concat()),
         ],
         other => panic!("no target {other}"),
@@ -195,6 +197,26 @@ enable = true
 [providers.fast]
 kind = "loopback"
 chunk_size = 3
+"#;
+
+const PROVIDERS: &str = r#"
+default_provider = "a"
+[providers.a]
+kind = "openai"
+base_urls = ["https://{resource}.host/{region}", "http://localhost:1"]
+keys = ["env:A", "file:/k", "credential:c", "keyring:s/u", "command:p 'a b' \"c\""]
+region = "r"
+resource = "x"
+headers = ["X-Title: t"]
+models = ["m", "n/o"]
+default_model = "m"
+[models."gpt-4.1"]
+route = ["a/m", "a/n/o"]
+[upstream]
+proxy = "http://p:1"
+failover = ["a"]
+[cache]
+enable = true
 "#;
 
 fn frame(payload: &[u8], position: u64, checked: bool) -> Vec<u8> {

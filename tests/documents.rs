@@ -175,7 +175,7 @@ fn subcommands_and_flags_that_the_documents_name_exist() {
         // A subcommand's own help lists its flags; what is quoted or capital is a value.
         let words: Vec<&str> = arguments.split_whitespace().collect();
         let is_name = |word: &&&str| word.chars().all(|c| c.is_ascii_lowercase());
-        let depth = if words[0] == "config" { 2 } else { 1 };
+        let depth = if ["config", "providers"].contains(&words[0]) { 2 } else { 1 };
         let names: Vec<&str> = words.iter().take(depth).filter(is_name).copied().collect();
         let output = std::process::Command::new(env!("CARGO_BIN_EXE_annulus"))
             .args(&names)
@@ -213,4 +213,143 @@ fn the_readme_lists_every_command_and_no_other() {
         .filter_map(|line| line.strip_prefix("| `annulus ")?.split('`').next())
         .collect();
     assert_eq!(listed, real);
+}
+
+/// The tables of docs/providers.md that show [`annulus::dialect::ROWS`].
+#[cfg(feature = "server")]
+mod kinds {
+    use super::*;
+    use annulus::dialect::{Auth, Dialect, ROWS, Row, ToolIds, UrlForm};
+
+    const PATH: &str = "docs/providers.md";
+    /// In the document whatever this program was built with.
+    const OPTIONAL: &str = "bedrock";
+
+    fn kind(row: &Row) -> String {
+        let name = |name: &str| format!("`{name}`");
+        let base_url =
+            if row.base_url.is_empty() { "`base_urls`".into() } else { name(row.base_url) };
+        let auth = match row.auth {
+            Auth::Bearer => "`Authorization: Bearer`".to_owned(),
+            Auth::Header(header) => name(header),
+            #[cfg(feature = "bedrock")]
+            Auth::Aws => "AWS signature, or `Authorization: Bearer`".to_owned(),
+        };
+        let key = if row.needs_key { auth } else { format!("{auth}, if any") };
+        let variables: Vec<String> = row.key_variables.iter().map(|text| name(text)).collect();
+        let variables = if variables.is_empty() { "none".into() } else { variables.join(", ") };
+        let timeout =
+            row.first_output_secs.map_or("as long as it takes".into(), |s| format!("{s} s"));
+        let (kind, dialect) = (row.kind, row.dialect.name());
+        format!("| `{kind}` | {dialect} | {base_url} | {key} | {variables} | {timeout} |")
+    }
+
+    fn oddities(row: &Row) -> String {
+        let quirks = row.quirks;
+        let mut wants = Vec::new();
+        if row.dialect == Dialect::OpenAi {
+            wants.push(format!("`{}`", quirks.max_tokens_key));
+            if !quirks.stream_usage {
+                wants.push("no `stream_options`".into());
+            }
+        }
+        match quirks.tool_ids {
+            ToolIds::Any => {}
+            ToolIds::Alnum9 => wants.push("tool call ids of nine letters and digits".into()),
+            ToolIds::Max(max) => wants.push(format!("tool call ids of at most {max} characters")),
+        }
+        if !quirks.drop_params.is_empty() {
+            wants.push(format!("no `{}`", quirks.drop_params.join("`, `")));
+        }
+        let texts = [
+            (quirks.bridge_tool_user, "an assistant message between a tool's result and the user"),
+            (quirks.send_back_reasoning, "the reasoning back with its tool call"),
+            (quirks.merge_same_role, "no role twice in a row"),
+            (
+                quirks.url_form == UrlForm::AzureDeployment,
+                "with `api_version` the model in the path",
+            ),
+            (quirks.pads_events, "to be asked not to pad its events"),
+            (quirks.think_tags, "`<think>` tags to be read as reasoning"),
+            (quirks.may_lack_finish, "its answers to be whole without a reason for their end"),
+            (quirks.wrong_key_is_400, "a wrong key to be known by the words of a 400"),
+        ];
+        wants.extend(texts.iter().filter(|(on, _)| *on).map(|(_, text)| (*text).to_owned()));
+        if quirks.temperature_max < 2.0 {
+            wants.push(format!("a temperature of at most {}", quirks.temperature_max));
+        }
+        let headers =
+            row.headers.iter().map(|(name, value)| format!("the header `{name}: {value}`"));
+        wants.extend(headers);
+        let wants =
+            if wants.is_empty() { "nothing in particular".into() } else { wants.join(", ") };
+        format!("| `{}` | {wants} |", row.kind)
+    }
+
+    /// The document with the table behind `mark` written anew.
+    fn with_table(document: &str, mark: &str, line: fn(&Row) -> String) -> String {
+        let (before, rest) = document.split_once(&format!("<!-- {mark} -->\n")).unwrap();
+        let (table, after) = rest.split_once("<!-- end -->").unwrap();
+        let is_optional = |line: &&str| line.starts_with(&format!("| `{OPTIONAL}` |"));
+        let shown: Vec<&str> = table.lines().collect();
+        let mut lines: Vec<String> = shown[..2].iter().map(|line| (*line).to_owned()).collect();
+        lines.extend(ROWS.iter().map(line));
+        if ROWS.iter().all(|row| row.kind != OPTIONAL) {
+            // Kept as it is where it is: this program does not know better.
+            if let Some(at) = shown.iter().position(is_optional) {
+                lines.insert(at.min(lines.len()), shown[at].to_owned());
+            }
+        }
+        format!("{before}<!-- {mark} -->\n{}\n<!-- end -->{after}", lines.join("\n"))
+    }
+
+    #[test]
+    fn the_tables_of_providers_are_current() {
+        let document = read(PATH);
+        let current = with_table(&document, "kinds", kind);
+        let current = with_table(&current, "oddities", oddities);
+        if std::env::var_os("UPDATE_DOCUMENTS").is_some() {
+            fs::write(Path::new(ROOT).join(PATH), current).unwrap();
+            return;
+        }
+        assert!(
+            current == document,
+            "{PATH} is out of date: run `UPDATE_DOCUMENTS=1 cargo test --test documents`, with and \
+             without `--features bedrock`"
+        );
+    }
+
+    #[test]
+    fn every_example_of_the_providers_document_is_a_configuration() {
+        use annulus::config::{Config, Sources};
+        use annulus::paths::Places;
+
+        let document = read(PATH);
+        let examples = document.split("```toml\n").skip(1);
+        let mut seen = 0;
+        for example in examples.map(|rest| rest.split("```").next().unwrap()) {
+            // Some name providers of other examples, and none has to say who is the default.
+            let routed = "[providers.groq]\n[providers.openai]\n[providers.ollama]\n";
+            let text = if example.contains("route =") {
+                format!("{example}{routed}")
+            } else {
+                example.into()
+            };
+            let overrides = vec![("ipc.socket_path".to_owned(), "/s".to_owned())];
+            let sources = Sources {
+                file: Some((PATH.into(), text)),
+                environment: Vec::new(),
+                overrides,
+                places: Places::of_process(),
+            };
+            let errors = Config::load(&sources).err().map_or_else(Vec::new, |errors| errors.0);
+            let is_real = |error: &&annulus::config::ConfigError| {
+                let is_optional = cfg!(not(feature = "bedrock")) && error.key.contains(OPTIONAL);
+                error.key != "default_provider" && !is_optional
+            };
+            assert_eq!(errors.iter().find(is_real), None, "{example}");
+            seen += 1;
+        }
+        assert!(seen >= 5, "{seen} examples");
+    }
 }

@@ -157,13 +157,14 @@ fn show(session: &Session) -> Result<Exit, Failure> {
 /// The rows as a file that means the same, the origins as comments.
 fn toml_of(session: &Session, rows: &[Row]) -> String {
     let paint = session.output.paint;
-    let assignment = |row: &Row| format!("{} = {}", split(&row.key).1, row.value);
+    let name = |row: &Row| row.key.rsplit('.').next().unwrap_or_default().to_owned();
+    let assignment = |row: &Row| format!("{} = {}", name(row), row.value);
     let width = rows.iter().map(|row| assignment(row).chars().count()).max().unwrap_or(0);
 
     let mut text = String::new();
-    let mut last_section = "";
+    let mut last_section = String::new();
     for row in rows {
-        let section = split(&row.key).0;
+        let section = row.section();
         if section != last_section {
             text += &format!("\n{}\n", paint.bold(&format!("[{section}]")));
             last_section = section;
@@ -172,11 +173,6 @@ fn toml_of(session: &Session, rows: &[Row]) -> String {
         text += &format!("{:<width$}  {origin}\n", assignment(row));
     }
     text
-}
-
-/// A dotted key's section, empty for the root, and its last word.
-fn split(key: &str) -> (&str, &str) {
-    key.rsplit_once('.').unwrap_or(("", key))
 }
 
 /// A row for tools: the value as JSON has it.

@@ -23,6 +23,7 @@ mod logging;
 mod man;
 mod output;
 mod ping;
+mod providers;
 mod serve;
 mod session;
 mod status;
@@ -77,6 +78,8 @@ enum Command {
 
     Config(config::Arguments),
 
+    Providers(providers::Arguments),
+
     /// Print the version, the protocol's and the platform
     Version,
 
@@ -116,6 +119,7 @@ fn dispatch(session: &Session, command: &Command) -> Result<Exit, Failure> {
         Command::Chat(arguments) => chat::run(session, arguments),
         Command::Bench(arguments) => bench::run(session, arguments),
         Command::Config(arguments) => config::run(session, arguments),
+        Command::Providers(arguments) => providers::run(session, arguments),
         Command::Version => version::run(session),
         Command::Completions(arguments) => completions::run(session, arguments),
         Command::Man(arguments) => man::run(session, arguments),

@@ -34,6 +34,9 @@ pub(super) fn file_givens(
     walk.givens
 }
 
+/// What tables with names of the user's own begin with.
+const NAMED_TABLES: [&str; 2] = ["providers.", "models."];
+
 /// A walk through the tables of a file.
 struct FileWalk<'a> {
     path: &'a Path,
@@ -49,13 +52,13 @@ impl FileWalk<'_> {
         for (name, value) in table {
             let key = format!("{prefix}{}", name.get_ref());
             let inside = format!("{key}.");
-            let is_provider = prefix == "providers.";
-            let is_section = inside == "providers."
+            let is_named = NAMED_TABLES.contains(&prefix);
+            let is_section = NAMED_TABLES.contains(&inside.as_str())
                 || prefix.is_empty() && self.keys.iter().any(|key| key.starts_with(&inside));
 
-            let inner = value.get_ref().as_table().filter(|_| is_section || is_provider);
+            let inner = value.get_ref().as_table().filter(|_| is_section || is_named);
             // A provider's table counts even when it is empty: it declares the provider.
-            if inner.is_none() || is_provider {
+            if inner.is_none() || is_named {
                 let (line, _) = position(self.text, name.span().start);
                 let origin = Origin::File { path: self.path.to_owned(), line };
                 let raw = Raw::from_toml(value, self.text);

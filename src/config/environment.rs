@@ -5,6 +5,7 @@
 
 use super::error::Problem;
 use super::nearest::nearest;
+use super::remote::ModelConfig;
 use super::schema::ProviderKind;
 
 /// What all our variables begin with.
@@ -18,14 +19,19 @@ pub(super) fn environment_key(variable: &str, keys: &[String]) -> Option<Result<
         return Some(Ok(key.clone()));
     }
     let first_word = |name: &str| name.split('_').next().map(str::to_owned);
-    let candidates: Vec<String> = match name.strip_prefix("PROVIDERS_") {
-        Some(rest) => match provider_key(rest) {
+    let named = named_tables().into_iter().find_map(|(table, names)| {
+        let rest = name.strip_prefix(&variable_part(table))?.strip_prefix('_')?;
+        Some((table, names, rest))
+    });
+    let candidates: Vec<String> = match named {
+        Some((table, names, rest)) => match key_in(table, &names, rest) {
             Some(key) => return Some(Ok(key)),
-            None => misspelt_provider_keys(rest),
+            None => misspelt_keys_in(table, &names, rest),
         },
         None => keys.iter().map(|key| variable_part(key)).collect(),
     };
-    let is_ours = first_word(name).as_deref() == Some("PROVIDERS")
+    let is_table = |(table, _): (&str, _)| first_word(name) == Some(variable_part(table));
+    let is_ours = named_tables().into_iter().any(is_table)
         || keys.iter().any(|key| first_word(&variable_part(key)) == first_word(name));
     is_ours.then(|| {
         let nearest = nearest(name, candidates.iter().map(String::as_str));
@@ -33,25 +39,31 @@ pub(super) fn environment_key(variable: &str, keys: &[String]) -> Option<Result<
     })
 }
 
+/// The tables with names of the user's own, and the keys in them.
+fn named_tables() -> [(&'static str, Vec<&'static str>); 2] {
+    let model = ModelConfig::default();
+    let of_models = model.fields().iter().map(|(key, _)| key.name).collect();
+    [("providers", ProviderKind::key_names()), ("models", of_models)]
+}
+
 /// `MY_NAME_CHUNK_SIZE` is `providers.my-name.chunk_size`: the longest key at the end counts.
-fn provider_key(rest: &str) -> Option<String> {
-    ProviderKind::key_names()
-        .into_iter()
+fn key_in(table: &str, keys: &[&'static str], rest: &str) -> Option<String> {
+    keys.iter()
         .filter_map(|key| {
             let name = rest.strip_suffix(&variable_part(key))?.strip_suffix('_')?;
             Some((key, name.to_ascii_lowercase().replace('_', "-")))
         })
         .max_by_key(|(key, _)| key.len())
-        .map(|(key, name)| format!("providers.{name}.{key}"))
+        .map(|(key, name)| format!("{table}.{name}.{key}"))
 }
 
-/// Every reading of `rest` as the name of a provider and a key, whatever stands where the key does.
-fn misspelt_provider_keys(rest: &str) -> Vec<String> {
-    let keys = ProviderKind::key_names();
+/// Every reading of `rest` as a name and a key, whatever stands where the key does.
+fn misspelt_keys_in(table: &str, keys: &[&'static str], rest: &str) -> Vec<String> {
+    let table = variable_part(table);
     let mut readings = Vec::new();
     for (end, _) in rest.match_indices('_') {
         let name = &rest[..end];
-        let reading = |key: &&str| format!("PROVIDERS_{name}_{}", variable_part(key));
+        let reading = |key: &&str| format!("{table}_{name}_{}", variable_part(key));
         readings.extend(keys.iter().map(reading));
     }
     readings
@@ -96,7 +108,21 @@ mod tests {
 
     #[test]
     fn variable_of_a_provider_names_it_with_hyphens() {
-        assert_eq!(provider_key("MY_OWN_CHUNK_SIZE").unwrap(), "providers.my-own.chunk_size");
-        assert_eq!(provider_key("CHUNK_SIZE"), None);
+        let key_of = |rest| key_in("providers", &ProviderKind::key_names(), rest);
+        assert_eq!(key_of("MY_OWN_CHUNK_SIZE").unwrap(), "providers.my-own.chunk_size");
+        assert_eq!(key_of("CHUNK_SIZE"), None);
+        // `models` is a key too, and the shorter one.
+        assert_eq!(key_of("MY_DEFAULT_MODEL").unwrap(), "providers.my.default_model");
+    }
+
+    #[test]
+    fn variable_of_a_model_names_its_route() {
+        let route = [("ANNULUS_MODELS_MY_FAST_ROUTE".to_owned(), "loopback/x".to_owned())];
+        let config = Config::load(&Sources { environment: route.to_vec(), ..nothing() }).unwrap();
+        assert_eq!(config.models["my-fast"].route, ["loopback/x"]);
+        assert_eq!(
+            errors_in_environment("ANNULUS_MODELS_FAST_ROUT", "loopback/x"),
+            "ANNULUS_MODELS_FAST_ROUT: unknown setting, did you mean ANNULUS_MODELS_FAST_ROUTE?"
+        );
     }
 }

@@ -104,6 +104,12 @@ pub enum Problem {
 pub struct ConfigErrors(pub Vec<ConfigError>);
 
 impl ConfigError {
+    /// A mistake in a value that may be a secret in the wrong place.
+    pub(super) fn hiding(given: &Given, problem: Problem) -> Self {
+        let found = Some(REDACTED.to_owned());
+        Self { origin: given.origin.clone(), key: given.key.clone(), found, problem }
+    }
+
     /// A mistake in the value that somebody wrote.
     pub(super) fn of(given: &Given, problem: Problem) -> Self {
         let secret = is_secret(&given.key);

@@ -4,10 +4,11 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use super::error::{ConfigError, Problem};
+use super::error::{ConfigError, Problem, is_secret};
 use super::nearest::nearest;
 use super::raw::Given;
 use super::schema::{KIND, LoopbackConfig, ProviderConfig, ProviderKind};
+use super::text::is_model_alias;
 use super::value::{AUTO, Value, is_provider_name};
 use super::{Config, Entry};
 use crate::paths::{Places, check_socket_path};
@@ -52,24 +53,49 @@ impl Config {
                         kind = Some(named);
                         self.origins.insert(kind_path.clone(), given.origin.clone());
                     }
-                    None => {
-                        let allowed = KIND.rule.allowed(&given.raw, false);
-                        errors.push(ConfigError::of(given, Problem::Refused { allowed }));
-                    }
+                    None => errors.push(ConfigError::of(given, refused_kind(given))),
                 }
             }
         }
+        self.origins.insert(path, first_origin.clone());
         match kind {
             Some(kind) if errors.is_empty() => {
                 self.providers.insert(name.to_owned(), ProviderConfig { kind });
             }
             None if errors.is_empty() => {
-                let allowed = KIND.rule.to_string();
-                errors.push(ConfigError::at(first_origin, kind_path, Problem::Missing { allowed }));
+                let problem = match ProviderKind::missing_feature(name) {
+                    Some(feature) => left_out(feature),
+                    None => Problem::Missing { allowed: KIND.rule.to_string() },
+                };
+                errors.push(ConfigError::at(first_origin, kind_path, problem));
             }
             _ => {}
         }
         errors
+    }
+
+    /// Makes the models that any source mentions.
+    pub(super) fn declare_models(&mut self, givens: &[Given], errors: &mut Vec<ConfigError>) {
+        for given in givens {
+            let Some((name, key)) = model_of(given) else { continue };
+            if !is_model_alias(name) {
+                let path = format!("models.{name}");
+                if !errors.iter().any(|error| error.key == path) {
+                    let allowed = "named in letters, digits, hyphens, underscores, dots and \
+                        colons, at most 64"
+                        .to_owned();
+                    let problem = Problem::Refused { allowed };
+                    errors.push(ConfigError::at(given.origin.clone(), path, problem));
+                }
+                continue;
+            }
+            if key.is_empty() && !given.raw.is_table() {
+                errors.push(not_a_table(given));
+                continue;
+            }
+            self.origins.entry(format!("models.{name}")).or_insert_with(|| given.origin.clone());
+            self.models.entry(name.to_owned()).or_default();
+        }
     }
 
     /// Writes one value to its field.
@@ -80,6 +106,11 @@ impl Config {
                 return Ok(()); // `declare_providers` has taken it, or has said what is wrong.
             }
         }
+        if let Some((name, key)) = model_of(given)
+            && (key.is_empty() || !self.models.contains_key(name))
+        {
+            return Ok(()); // So has `declare_models`.
+        }
 
         let entry = self.entries_mut().into_iter().find(|entry| entry.path == given.key);
         let Some(Entry { key, field, .. }) = entry else {
@@ -87,7 +118,13 @@ impl Config {
         };
         if !field.set(&given.raw, &key.rule) {
             let allowed = key.rule.allowed(&given.raw, field.is_optional());
-            return Err(ConfigError::of(given, Problem::Refused { allowed }));
+            let problem = Problem::Refused { allowed };
+            let hides = key.rule.hides(&given.raw);
+            return Err(if hides {
+                ConfigError::hiding(given, problem)
+            } else {
+                ConfigError::of(given, problem)
+            });
         }
         self.origins.insert(given.key.clone(), given.origin.clone());
         Ok(())
@@ -95,7 +132,7 @@ impl Config {
 
     fn unknown(&self, given: &Given) -> ConfigError {
         let entries = self.entries();
-        let mut names = BTreeSet::from(["providers"]);
+        let mut names = BTreeSet::from(["providers", "models"]);
         for entry in &entries {
             names.extend(entry.path.rsplit_once('.').map(|(section, _)| section));
         }
@@ -103,8 +140,18 @@ impl Config {
             return not_a_table(given);
         }
         names.extend(entries.iter().map(|entry| entry.path.as_str()));
-        let nearest = nearest(&given.key, names).map(str::to_owned);
+        let nearest = match provider_of(&given.key) {
+            // Somebody wants to write a key into the file: `keys` says how that is done.
+            Some((name, key)) if self.is_remote(name) && is_secret(key) => {
+                Some(format!("providers.{name}.keys"))
+            }
+            _ => nearest(&given.key, names).map(str::to_owned),
+        };
         ConfigError::at(given.origin.clone(), given.key.as_str(), Problem::Unknown { nearest })
+    }
+
+    fn is_remote(&self, name: &str) -> bool {
+        self.providers.get(name).is_some_and(|provider| provider.remote().is_some())
     }
 
     /// Replaces "auto" by the standard path, and checks that a socket can be where it shall be.
@@ -175,16 +222,50 @@ fn provider_of(path: &str) -> Option<(&str, &str)> {
     Some(path.split_once('.').unwrap_or((path, "")))
 }
 
+/// Splits `models.NAME.KEY` at the last dot, because the name may have some; the key is empty for
+/// the table itself.
+fn model_of(given: &Given) -> Option<(&str, &str)> {
+    let path = given.key.strip_prefix("models.")?;
+    if given.raw.is_table() {
+        return Some((path, ""));
+    }
+    Some(path.rsplit_once('.').unwrap_or((path, "")))
+}
+
 fn not_a_table(given: &Given) -> ConfigError {
-    let allowed = format!("a table, [{}]", given.key);
-    ConfigError::of(given, Problem::Refused { allowed })
+    let problem = Problem::Refused { allowed: format!("a table, [{}]", given.key) };
+    // `providers.openai = "…"` may well be a key.
+    if given.raw.is_text() {
+        ConfigError::hiding(given, problem)
+    } else {
+        ConfigError::of(given, problem)
+    }
+}
+
+/// What is wrong with a kind that does not exist, or not in this program.
+fn refused_kind(given: &Given) -> Problem {
+    let name = given.raw.text().unwrap_or_default();
+    if let Some(feature) = ProviderKind::missing_feature(name) {
+        return left_out(feature);
+    }
+    let hint = nearest(name, ProviderKind::documented_names());
+    let hint = hint.map_or_else(String::new, |name| format!("; did you mean \"{name}\"?"));
+    Problem::Refused { allowed: format!("{}{hint}", KIND.rule.allowed(&given.raw, false)) }
+}
+
+fn left_out(feature: &str) -> Problem {
+    let reason = format!(
+        "this program was built without it: build it with `cargo build --features {feature}`, or take \
+         another kind"
+    );
+    Problem::Conflict { reason }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::config::sources::tests::{file, nothing};
-    use crate::config::{Origin, Sources};
+    use crate::config::{KeySource, Origin, Sources};
 
     fn load(text: &str) -> Result<Config, String> {
         let sources = Sources { file: file(text), ..nothing() };
@@ -202,24 +283,106 @@ mod tests {
         let config = load("[providers.loopback]\n").unwrap();
         assert_eq!(config.default_provider, "loopback");
         let config = overridden(&[("providers.loopback.chunk_size", "3")]).unwrap();
-        let ProviderKind::Loopback(loopback) = &config.providers["loopback"].kind;
+        let ProviderKind::Loopback(loopback) = &config.providers["loopback"].kind else { panic!() };
         assert_eq!(loopback.chunk_size, 3);
     }
 
     #[test]
     fn provider_without_a_kind_is_told_at_its_table() {
-        assert_eq!(
-            load("\n[providers.fast]\nchunk_size = 1\n").unwrap_err(),
-            "config.toml:2: providers.fast.kind: missing, must be \"loopback\""
-        );
+        let error = load("\n[providers.fast]\nchunk_size = 1\n").unwrap_err();
+        let start = "config.toml:2: providers.fast.kind: missing, must be one of \"";
+        assert!(error.starts_with(start) && error.contains("\"loopback\""), "{error}");
     }
 
     #[test]
-    fn unknown_kind_is_told_with_those_allowed() {
+    fn unknown_kind_is_told_with_those_allowed_and_the_nearest() {
+        let error = load("[providers.fast]\nkind = \"opnai\"\nmodel = \"m\"\n").unwrap_err();
+        let start = "config.toml:2: providers.fast.kind = \"opnai\": must be one of \"";
+        assert!(error.starts_with(start), "{error}");
+        assert!(error.ends_with("; did you mean \"openai\"?"), "{error}");
+    }
+
+    #[cfg(not(feature = "bedrock"))]
+    #[test]
+    fn kind_that_was_left_out_of_the_program_says_how_to_get_it() {
+        for text in ["[providers.bedrock]\n", "[providers.aws]\nkind = \"bedrock\"\n"] {
+            let error = load(text).unwrap_err();
+            assert!(error.contains("cargo build --features bedrock"), "{error}");
+            assert_eq!(error.lines().count(), 1, "{error}");
+        }
+    }
+
+    #[test]
+    fn provider_on_the_network_has_the_keys_and_defaults_of_its_kind() {
+        let config = load("[providers.openai]\nweight = 3\n").unwrap();
+        assert_eq!(config.default_provider, "openai");
+        let (row, remote) = config.providers["openai"].remote().unwrap();
+        assert_eq!((row.kind, remote.weight), ("openai", 3));
+        assert_eq!(remote.base_urls, ["https://api.openai.com/v1"]);
+        assert_eq!(remote.keys, [KeySource::Environment("OPENAI_API_KEY".to_owned())]);
+        let error = load("[providers.openai]\nchunk_size = 3\n").unwrap_err();
+        assert_eq!(error, "config.toml:2: providers.openai.chunk_size: unknown setting");
+    }
+
+    #[test]
+    fn key_among_the_settings_is_told_where_to_go_and_stays_hidden() {
+        for name in ["api_key", "key", "token", "client_secret"] {
+            let error = load(&format!("[providers.openai]\n{name} = \"sk-123\"\n")).unwrap_err();
+            assert_eq!(
+                error,
+                format!(
+                    "config.toml:2: providers.openai.{name}: unknown setting, \
+                     did you mean providers.openai.keys?"
+                )
+            );
+        }
+        for text in ["[providers]\nopenai = \"sk-123\"\n", "[providers]\nopenai = [\"sk-123\"]\n"] {
+            let error = load(text).unwrap_err();
+            assert!(
+                error.contains("(redacted): must be a table") && !error.contains("sk-"),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn model_has_a_name_of_its_own_and_a_route() {
+        let text = "[providers.loopback]\n[models.\"gpt-4.1\"]\nroute = [\"loopback/x\"]\n\
+                    [models.fast]\nroute = [\"loopback/a/b\", \"loopback/y\"]\n";
+        let config = load(text).unwrap();
+        assert_eq!(config.models["gpt-4.1"].routes().next(), Some(("loopback", "x")));
+        assert_eq!(config.models["fast"].routes().next(), Some(("loopback", "a/b")));
         assert_eq!(
-            load("[providers.fast]\nkind = \"openai\"\nmodel = \"m\"\n").unwrap_err(),
-            "config.toml:2: providers.fast.kind = \"openai\": must be \"loopback\""
+            config.origin("models.gpt-4.1.route"),
+            Origin::File { path: "config.toml".into(), line: 3 }
         );
+        let config = overridden(&[("models.gpt-4.1.route", "loopback/z")]).unwrap();
+        assert_eq!(config.models["gpt-4.1"].route, ["loopback/z"]);
+    }
+
+    #[test]
+    fn model_in_error_is_told_once() {
+        for (text, expected) in [
+            ("[models.fast]\n", "config.toml:1: models.fast.route: missing, must be a list of"),
+            ("[models.fast]\nroute = []\n", "config.toml:2: models.fast.route: missing, must be"),
+            (
+                "[models.fast]\nroute = [\"x\"]\n",
+                "config.toml:2: models.fast.route = [\"x\"]: must be",
+            ),
+            ("[models]\nfast = 3\n", "config.toml:2: models.fast = 3: must be a table"),
+            ("[models.\"a b\"]\nroute = []\n", "config.toml:1: models.a b: must be named in"),
+            (
+                "[models.fast]\nroute = [\"loopback/x\"]\nroot = 1\n",
+                "config.toml:3: models.fast.root: unknown setting, did you mean models.fast.route?",
+            ),
+            (
+                "[models.fast]\nroute = [\"lopback/x\"]\n",
+                "config.toml:2: models.fast.route: there is no provider lopback, did you mean loopback?",
+            ),
+        ] {
+            let error = load(text).unwrap_err();
+            assert!(error.starts_with(expected) && error.lines().count() == 1, "{error}");
+        }
     }
 
     #[test]

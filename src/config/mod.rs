@@ -7,17 +7,23 @@
 mod document;
 mod environment;
 mod error;
+mod key_source;
 mod merge;
 mod nearest;
 mod raw;
+mod remote;
+mod resolve;
 mod schema;
 mod sources;
 mod template;
+mod text;
 mod value;
 
 use std::collections::BTreeMap;
 
 pub use self::error::{ConfigError, ConfigErrors, Origin, Problem};
+pub use self::key_source::KeySource;
+pub use self::remote::{CacheConfig, ModelConfig, Proxy, RemoteConfig, UpstreamConfig};
 pub use self::schema::{
     IpcConfig, LoopbackConfig, MetricsConfig, ProviderConfig, ProviderKind, ShardsConfig,
 };
@@ -28,7 +34,7 @@ use self::schema::{DEFAULT_PROVIDER, Fields, FieldsMut};
 use self::value::{AUTO, Field, Key};
 
 /// A configuration that has passed every check.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     /// The provider for requests that name none; a key of [`Config::providers`].
     pub default_provider: String,
@@ -38,8 +44,14 @@ pub struct Config {
     pub metrics: MetricsConfig,
     /// `[shards]`.
     pub shards: ShardsConfig,
+    /// `[upstream]`.
+    pub upstream: UpstreamConfig,
+    /// `[cache]`.
+    pub cache: CacheConfig,
     /// `[providers.NAME]` by name; never empty.
     pub providers: BTreeMap<String, ProviderConfig>,
+    /// `[models.NAME]` by name; every provider that a route names exists.
+    pub models: BTreeMap<String, ModelConfig>,
     /// Where values come from, by dotted key; a default has no entry.
     origins: BTreeMap<String, Origin>,
     notes: Vec<String>,
@@ -54,6 +66,18 @@ pub struct Row {
     pub value: String,
     /// Where the value comes from.
     pub origin: Origin,
+}
+
+impl Row {
+    /// The section as the head of its table in TOML, without brackets; empty for the root.
+    pub fn section(&self) -> String {
+        let Some((section, _)) = self.key.rsplit_once('.') else { return String::new() };
+        match section.strip_prefix("models.") {
+            // The name of a model may have dots, `gpt-4.1`, which would be further tables.
+            Some(name) if name.contains(['.', ':']) => format!("models.\"{name}\""),
+            _ => section.to_owned(),
+        }
+    }
 }
 
 /// A key in its place: its dotted form, its description and its value.
@@ -81,6 +105,7 @@ impl Config {
         let complete = errors.iter().all(|error| !matches!(error.problem, Problem::Syntax { .. }));
         if complete {
             config.declare_providers(&givens, &mut errors);
+            config.declare_models(&givens, &mut errors);
         }
         for given in &givens {
             errors.extend(config.apply(given).err());
@@ -89,6 +114,8 @@ impl Config {
             config.resolve_socket_path(&sources.places, &mut errors);
             config.resolve_default_provider(&mut errors);
             config.compare(&mut errors);
+            config.resolve_remotes(&mut errors);
+            config.check_names_of_providers(&mut errors);
         }
 
         if errors.is_empty() {
@@ -133,7 +160,10 @@ impl Config {
             ipc: IpcConfig::default(),
             metrics: MetricsConfig::default(),
             shards: ShardsConfig::default(),
+            upstream: UpstreamConfig::default(),
+            cache: CacheConfig::default(),
             providers: BTreeMap::new(),
+            models: BTreeMap::new(),
             origins: BTreeMap::new(),
             notes: Vec::new(),
         }
@@ -145,8 +175,13 @@ impl Config {
         entries.extend(entries_in("ipc.", self.ipc.fields()));
         entries.extend(entries_in("metrics.", self.metrics.fields()));
         entries.extend(entries_in("shards.", self.shards.fields()));
+        entries.extend(entries_in("upstream.", self.upstream.fields()));
+        entries.extend(entries_in("cache.", self.cache.fields()));
         for (name, provider) in &self.providers {
             entries.extend(entries_in(&format!("providers.{name}."), provider.fields()));
+        }
+        for (name, model) in &self.models {
+            entries.extend(entries_in(&format!("models.{name}."), model.fields()));
         }
         entries
     }
@@ -158,8 +193,13 @@ impl Config {
         entries.extend(entries_in("ipc.", self.ipc.fields_mut()));
         entries.extend(entries_in("metrics.", self.metrics.fields_mut()));
         entries.extend(entries_in("shards.", self.shards.fields_mut()));
+        entries.extend(entries_in("upstream.", self.upstream.fields_mut()));
+        entries.extend(entries_in("cache.", self.cache.fields_mut()));
         for (name, provider) in &mut self.providers {
             entries.extend(entries_in(&format!("providers.{name}."), provider.fields_mut()));
+        }
+        for (name, model) in &mut self.models {
+            entries.extend(entries_in(&format!("models.{name}."), model.fields_mut()));
         }
         entries
     }

@@ -4,7 +4,7 @@
 //! ends here: whoever asks a [`Raw`] for a number gets one, or learns that it is none.
 
 use toml::Spanned;
-use toml::de::DeValue;
+use toml::de::{DeTable, DeValue};
 
 use super::error::Origin;
 use crate::sync::sound;
@@ -103,6 +103,35 @@ impl Raw {
         match &self.form {
             Form::Untyped(text) | Form::Text(text) => Some(text),
             _ => None,
+        }
+    }
+
+    /// A list of texts: `["a", "b"]` in TOML, that or `a, b` elsewhere.
+    pub(super) fn texts(&self) -> Option<Vec<String>> {
+        match &self.form {
+            Form::List(items) => items.iter().map(|item| item.text().map(str::to_owned)).collect(),
+            Form::Untyped(text) if text.is_empty() => Some(Vec::new()),
+            Form::Untyped(text) if text.starts_with('[') => {
+                let source = format!("x = {text}");
+                let document = DeTable::parse(&source).ok()?;
+                let table = document.get_ref();
+                let value = table.get("x").filter(|_| table.len() == 1)?;
+                Self::from_toml(value, &source).texts()
+            }
+            Form::Untyped(text) => {
+                Some(text.split(',').map(|item| item.trim().to_owned()).collect())
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether somebody wrote text where a table or a number should be, or a list of it.
+    pub(super) fn is_text(&self) -> bool {
+        match &self.form {
+            Form::Untyped(text) => text.parse::<u64>().is_err(),
+            Form::Text(_) => true,
+            Form::List(items) => items.iter().any(Self::is_text),
+            _ => false,
         }
     }
 

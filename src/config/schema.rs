@@ -8,13 +8,15 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::raw::Raw;
+use super::remote::RemoteConfig;
 use super::value::{AUTO, Field, Key, Rule, Value};
+use crate::dialect::{ROWS, Row};
 
 /// A year: long enough for anybody, and far from where adding it to a clock could overflow.
-const SECS_MAX: u64 = 31_536_000;
+pub(super) const SECS_MAX: u64 = 31_536_000;
 
 /// For numbers that mean nothing in particular when they are large.
-const U32_MAX: u64 = u32::MAX as u64;
+pub(super) const U32_MAX: u64 = u32::MAX as u64;
 
 /// The root's only key of its own; it stays a field of `Config`, for the reader's sake.
 pub(super) const DEFAULT_PROVIDER: Key = Key {
@@ -29,7 +31,7 @@ pub(super) const DEFAULT_PROVIDER: Key = Key {
 /// The key that selects the other keys of a provider.
 pub(super) const KIND: Key = Key {
     name: "kind",
-    rule: Rule::OneOf(ProviderKind::NAMES),
+    rule: Rule::Kind,
     help: &[" What answers. May be left out when the provider is named like its kind."],
 };
 
@@ -75,6 +77,7 @@ macro_rules! section {
         }
     };
 }
+pub(super) use section;
 
 section! {
     /// `[ipc]`: the socket, and what its connections may use.
@@ -156,18 +159,20 @@ section! {
 }
 
 /// `[providers.NAME]`: one source of answers.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ProviderConfig {
     /// What answers, with the settings of that kind.
     pub kind: ProviderKind,
 }
 
 /// The kinds of provider. Each has its own keys; the keys of another kind are refused.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum ProviderKind {
     /// `kind = "loopback"`: needs nothing.
     Loopback(LoopbackConfig),
+    /// A provider on the network, by its row in [`ROWS`].
+    Remote(&'static Row, Box<RemoteConfig>),
 }
 
 impl IpcConfig {
@@ -187,6 +192,7 @@ impl ProviderConfig {
         let mut fields: Fields<'_> = vec![(&KIND, &self.kind)];
         fields.extend(match &self.kind {
             ProviderKind::Loopback(config) => config.fields(),
+            ProviderKind::Remote(_, config) => config.fields(),
         });
         fields
     }
@@ -195,33 +201,69 @@ impl ProviderConfig {
     pub(super) fn fields_mut(&mut self) -> FieldsMut<'_> {
         match &mut self.kind {
             ProviderKind::Loopback(config) => config.fields_mut(),
+            ProviderKind::Remote(_, config) => config.fields_mut(),
+        }
+    }
+
+    /// The row and the settings of a provider on the network.
+    pub fn remote(&self) -> Option<(&'static Row, &RemoteConfig)> {
+        match &self.kind {
+            ProviderKind::Remote(row, config) => Some((row, config)),
+            ProviderKind::Loopback(_) => None,
         }
     }
 }
 
 impl ProviderKind {
-    pub(super) const NAMES: &'static [&'static str] = &["loopback"];
+    const LOOPBACK: &'static str = "loopback";
+
+    /// Kinds that this program may have been built without, and the cargo feature that they need.
+    const FEATURES: [(&'static str, &'static str); 1] = [("bedrock", "bedrock")];
 
     /// The kind of this name with its defaults.
     pub(super) fn named(name: &str) -> Option<Self> {
-        match name {
-            "loopback" => Some(Self::Loopback(LoopbackConfig::default())),
-            _ => None,
+        if name == Self::LOOPBACK {
+            return Some(Self::Loopback(LoopbackConfig::default()));
         }
+        Row::of(name).map(|row| Self::Remote(row, Box::new(RemoteConfig::of(row))))
     }
 
     /// The name of the kind in the configuration file.
     pub fn name(&self) -> &'static str {
         match self {
-            Self::Loopback(_) => "loopback",
+            Self::Loopback(_) => Self::LOOPBACK,
+            Self::Remote(row, _) => row.kind,
         }
+    }
+
+    /// The cargo feature that a kind of this name needs and this program was built without.
+    pub(super) fn missing_feature(name: &str) -> Option<&'static str> {
+        let (_, feature) = Self::FEATURES.into_iter().find(|(kind, _)| *kind == name)?;
+        Self::named(name).is_none().then_some(feature)
+    }
+
+    /// The names of all kinds that this program has.
+    pub fn names() -> Vec<&'static str> {
+        let mut names = vec![Self::LOOPBACK];
+        names.extend(ROWS.iter().map(|row| row.kind));
+        names
+    }
+
+    /// The names of all kinds, also of those that this program was built without: the documents are
+    /// the same for every build.
+    pub(super) fn documented_names() -> Vec<&'static str> {
+        let mut names = Self::names();
+        names.extend(Self::FEATURES.into_iter().map(|(kind, _)| kind));
+        names.sort_unstable();
+        names.dedup();
+        names
     }
 
     /// The names of all keys that a provider of some kind can have.
     pub(super) fn key_names() -> Vec<&'static str> {
-        let mut names = Vec::new();
-        for kind in Self::NAMES.iter().filter_map(|name| Self::named(name)) {
-            names.extend(ProviderConfig { kind }.fields().iter().map(|(key, _)| key.name));
+        let mut names: Vec<&str> = vec![KIND.name];
+        for fields in [LoopbackConfig::default().fields(), RemoteConfig::default().fields()] {
+            names.extend(fields.iter().map(|(key, _)| key.name));
         }
         names
     }
@@ -240,15 +282,20 @@ impl Value for ProviderKind {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::remote::{CacheConfig, ModelConfig, UpstreamConfig};
 
     /// All sections with their defaults, those of every kind of provider included.
     fn each_field(mut check: impl FnMut(&Key, &mut dyn Field)) {
         let mut sections =
             (IpcConfig::default(), MetricsConfig::default(), ShardsConfig::default());
-        let kinds = ProviderKind::NAMES.iter().map(|name| ProviderKind::named(name).unwrap());
+        let mut others =
+            (UpstreamConfig::default(), CacheConfig::default(), ModelConfig::default());
+        let names = ProviderKind::names().into_iter();
+        let kinds = names.map(|name| ProviderKind::named(name).unwrap());
         let mut providers: Vec<_> = kinds.map(|kind| ProviderConfig { kind }).collect();
         let fields = [sections.0.fields_mut(), sections.1.fields_mut(), sections.2.fields_mut()];
-        for (key, field) in fields.into_iter().flatten() {
+        let other_fields = [others.0.fields_mut(), others.1.fields_mut(), others.2.fields_mut()];
+        for (key, field) in fields.into_iter().chain(other_fields).flatten() {
             check(key, field);
         }
         for (key, field) in providers.iter_mut().flat_map(ProviderConfig::fields_mut) {
@@ -273,8 +320,8 @@ mod tests {
 
     #[test]
     fn every_kind_answers_to_its_name() {
-        for name in ProviderKind::NAMES {
-            assert_eq!(ProviderKind::named(name).unwrap().name(), *name);
+        for name in ProviderKind::names() {
+            assert_eq!(ProviderKind::named(name).unwrap().name(), name);
         }
         assert!(ProviderKind::named("no such kind").is_none());
     }

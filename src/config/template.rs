@@ -1,6 +1,7 @@
 //! The file that `annulus config init` writes: every key, explained, commented out.
 
 use super::Config;
+use super::remote::ModelConfig;
 use super::schema::{LoopbackConfig, ProviderConfig, ProviderKind};
 
 const HEADER: &str = "\
@@ -17,12 +18,34 @@ const PROVIDER_HEADER: &str = "\
 # letters, digits and hyphens. When there is none, there is this one.
 ";
 
+const REMOTE_HEADER: &str = "\
+# A provider on the network. The other kinds have the same keys, with defaults of their own: see
+# docs/providers.md and `annulus providers list --all`.
+";
+
+const MODEL_HEADER: &str = "\
+# A name for a model, for requests to ask for. There may be several, each with a route; a name with
+# a dot is written in quotes, [models.\"gpt-4.1\"].
+";
+
+/// The kind of provider that the template shows for all on the network, and a name for a model.
+const REMOTE_KIND: &str = "openai";
+const MODEL_NAME: &str = "fast";
+
+/// How long a line may be, in characters.
+const WIDTH: usize = 100;
+
 /// Writes the template. A line of prose starts with `# `, a commented line of TOML with `#`
 /// alone.
 pub(super) fn template() -> String {
     let mut config = Config::defaults();
     let kind = ProviderKind::Loopback(LoopbackConfig::default());
     config.providers.insert(kind.name().to_owned(), ProviderConfig { kind });
+    if let Some(kind) = ProviderKind::named(REMOTE_KIND) {
+        config.providers.insert(REMOTE_KIND.to_owned(), ProviderConfig { kind });
+    }
+    let route = vec![format!("{REMOTE_KIND}/gpt-4.1")];
+    config.models.insert(MODEL_NAME.to_owned(), ModelConfig { route });
 
     let mut template = HEADER.to_owned();
     let mut last_section = String::new();
@@ -37,19 +60,37 @@ pub(super) fn template() -> String {
             template += &format!("#{line}\n");
         }
         let allowed = entry.key.rule.text(entry.field.is_optional());
-        template += &format!("# Allowed: {allowed}\n");
+        template += &comment(&format!("Allowed: {allowed}"));
         template += &format!("#{name} = {}\n", entry.field.text());
     }
     template
 }
 
+/// A sentence as lines of comment that fit a terminal.
+fn comment(sentence: &str) -> String {
+    let mut lines = String::from("#");
+    let mut width = 1;
+    for word in sentence.split(' ') {
+        let size = word.chars().count() + 1;
+        if width + size > WIDTH {
+            lines += "\n#";
+            width = 1;
+        }
+        lines += " ";
+        lines += word;
+        width += size;
+    }
+    lines + "\n"
+}
+
 /// The sections themselves are not comments, so that changing a key takes one edit; an empty section
-/// changes nothing. A provider would, so its table is a comment.
+/// changes nothing. A provider or a model would, so its table is a comment.
 fn section_header(section: &str) -> String {
-    if section.starts_with("providers.") {
-        format!("\n{PROVIDER_HEADER}#[{section}]\n")
-    } else {
-        format!("\n[{section}]\n")
+    match section.split_once('.') {
+        Some(("providers", REMOTE_KIND)) => format!("\n{REMOTE_HEADER}#[{section}]\n"),
+        Some(("providers", _)) => format!("\n{PROVIDER_HEADER}#[{section}]\n"),
+        Some(("models", _)) => format!("\n{MODEL_HEADER}#[{section}]\n"),
+        _ => format!("\n[{section}]\n"),
     }
 }
 
@@ -68,27 +109,48 @@ mod tests {
         template().lines().map(bare).collect::<Vec<_>>().join("\n")
     }
 
+    /// Loads a file beside two providers, of which one has to be the default.
+    fn load(text: &str) -> Config {
+        let overrides = vec![("default_provider".to_owned(), "loopback".to_owned())];
+        Config::load(&Sources { file: file(text), overrides, ..nothing() }).unwrap()
+    }
+
     #[test]
     fn template_changes_nothing_with_or_without_its_comments() {
         let values = |text: &str| -> Vec<_> {
-            let config = Config::load(&Sources { file: file(text), ..nothing() }).unwrap();
-            config.explain().into_iter().map(|row| (row.key, row.value)).collect()
+            load(text).explain().into_iter().map(|row| (row.key, row.value)).collect()
         };
         assert_eq!(values(&template()), values(""));
-        assert_eq!(values(&uncommented()), values(""));
+        assert_eq!(Config::load(&Sources { file: file(&template()), ..nothing() }).err(), None);
+
+        // What it shows beyond the defaults is one provider, with the defaults of its kind, and one
+        // model.
+        let (shown, bare) =
+            (values(&uncommented()), values("[providers.loopback]\n[providers.openai]"));
+        let is_model = |(key, _): &&(String, String)| key.starts_with("models.");
+        assert_eq!(shown.iter().filter(is_model).count(), 1);
+        let others: Vec<_> = shown.iter().filter(|row| !is_model(row)).cloned().collect();
+        assert_eq!(others, bare);
     }
 
     #[test]
     fn template_names_every_key() {
-        let text = uncommented();
-        let config = Config::load(&Sources { file: file(&text), ..nothing() }).unwrap();
+        let config = load(&uncommented());
         for row in config.explain() {
             assert_ne!(config.origin(&row.key), Origin::Default, "{}", row.key);
         }
     }
 
     #[test]
+    fn long_sentences_are_wrapped() {
+        assert_eq!(comment("short one"), "# short one\n");
+        let wrapped = comment(&"word ".repeat(50));
+        assert!(wrapped.lines().count() > 2 && wrapped.ends_with('\n'));
+        assert!(wrapped.lines().all(|line| line.starts_with('#') && line.len() <= WIDTH));
+    }
+
+    #[test]
     fn template_fits_a_terminal() {
-        assert_eq!(template().lines().find(|line| line.chars().count() > 100), None);
+        assert_eq!(template().lines().find(|line| line.chars().count() > WIDTH), None);
     }
 }

@@ -3,7 +3,10 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use super::key_source::KeySource;
 use super::raw::Raw;
+use super::schema::ProviderKind;
+use super::text::{header, is_base_url, is_label, is_model, route};
 
 /// Written for a value that Annulus works out by itself.
 pub(super) const AUTO: &str = "auto";
@@ -13,6 +16,11 @@ pub(super) const NONE: &str = "none";
 const CORES_MAX: u64 = 1024;
 /// The longest name of a provider, in characters.
 const PROVIDER_NAME_MAX: usize = 32;
+/// The items of a list of URLs, keys, headers, routes or providers.
+const ITEMS_MAX: usize = 32;
+/// The items of a list of models; some providers offer hundreds.
+const MODELS_MAX: usize = 1_024;
+
 /// What a key allows. The text is the same in errors and in the template.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Rule {
@@ -23,7 +31,19 @@ pub(super) enum Rule {
     File,
     Cores,
     ProviderName,
-    OneOf(&'static [&'static str]),
+    /// The name of a kind of provider.
+    Kind,
+    /// A part of a host name, or a version.
+    Label,
+    Model,
+    /// Where requests go on the way to all hosts; also "auto".
+    Proxy,
+    BaseUrls,
+    KeySources,
+    Headers,
+    Models,
+    Routes,
+    ProviderNames,
 }
 
 /// A key of a section, described once for parsing, errors, the template and `config show`.
@@ -81,8 +101,48 @@ impl Rule {
         if optional { format!("{self} or \"{NONE}\"") } else { self.to_string() }
     }
 
+    /// Whether an error keeps a refused value to itself, because it may be a key in the wrong place.
+    pub(super) fn hides(&self, raw: &Raw) -> bool {
+        match self {
+            Self::KeySources | Self::Headers => true,
+            Self::BaseUrls | Self::Proxy => raw.shown.contains(['@', '?', '#', '…']),
+            _ => false,
+        }
+    }
+
     fn admits(&self, number: u64) -> bool {
         matches!(self, Self::Range(min, max, _) if (*min..=*max).contains(&number))
+    }
+
+    /// Whether a text may stand alone, or in a list where the rule is about one.
+    fn admits_text(&self, text: &str) -> bool {
+        match self {
+            Self::Kind => ProviderKind::named(text).is_some(),
+            Self::ProviderName => text == AUTO || is_provider_name(text),
+            Self::ProviderNames => is_provider_name(text),
+            Self::Label => is_label(text),
+            Self::Model | Self::Models => is_model(text),
+            Self::Proxy => text == AUTO || is_base_url(text) && !text.contains('{'),
+            Self::BaseUrls => is_base_url(text),
+            Self::KeySources => KeySource::parse(text).is_some(),
+            Self::Headers => header(text).is_some(),
+            Self::Routes => route(text).is_some(),
+            Self::Range(..) | Self::Switch | Self::SocketPath | Self::File | Self::Cores => false,
+        }
+    }
+
+    fn items_max(&self) -> usize {
+        if matches!(self, Self::Models) { MODELS_MAX } else { ITEMS_MAX }
+    }
+
+    /// The different texts of a list, each of which the rule admits.
+    fn texts(&self, raw: &Raw) -> Option<Vec<String>> {
+        let texts = raw.texts()?;
+        let is_new = |(index, text): (usize, &String)| !texts[..index].contains(text);
+        let allowed = texts.len() <= self.items_max()
+            && texts.iter().all(|text| self.admits_text(text))
+            && texts.iter().enumerate().all(is_new);
+        allowed.then_some(texts)
     }
 }
 
@@ -99,8 +159,37 @@ impl fmt::Display for Rule {
                 "a list of different core numbers below {CORES_MAX}, like [0, 1],"
             ),
             Self::ProviderName => formatter.write_str("the name of a provider or \"auto\""),
-            Self::OneOf([name]) => write!(formatter, "\"{name}\""),
-            Self::OneOf(names) => write!(formatter, "one of \"{}\"", names.join("\", \"")),
+            Self::Kind => {
+                write!(formatter, "one of \"{}\"", ProviderKind::documented_names().join("\", \""))
+            }
+            Self::Label => {
+                formatter.write_str("letters, digits, hyphens, dots and underscores, at most 64")
+            }
+            Self::Model => formatter.write_str("the name of a model"),
+            Self::Proxy => formatter
+                .write_str("an http or https URL without credentials and query, or \"auto\""),
+            Self::BaseUrls => formatter.write_str(
+                "a list of different http or https URLs without credentials and query, \
+                 like [\"https://host/v1\"]",
+            ),
+            Self::KeySources => write!(
+                formatter,
+                "a list of the places where keys are, each {}, and never a key itself",
+                KeySource::FORMS
+            ),
+            Self::Headers => formatter.write_str(
+                "a list of different headers, like [\"X-Title: my editor\"], none of which carries \
+                 credentials, a host or a length",
+            ),
+            Self::Models => {
+                formatter.write_str("a list of different names of models, like [\"gpt-4.1\"]")
+            }
+            Self::Routes => formatter.write_str(
+                "a list of different routes, like [\"openai/gpt-4.1\", \"ollama/qwen3\"]",
+            ),
+            Self::ProviderNames => {
+                formatter.write_str("a list of names of different providers, like [\"backup\"]")
+            }
         }
     }
 }
@@ -137,13 +226,7 @@ impl Value for bool {
 
 impl Value for String {
     fn read(raw: &Raw, rule: &Rule) -> Option<Self> {
-        let text = raw.text()?;
-        let allowed = match rule {
-            Rule::OneOf(names) => names.contains(&text),
-            Rule::ProviderName => text == AUTO || is_provider_name(text),
-            _ => false,
-        };
-        allowed.then(|| text.to_owned())
+        raw.text().filter(|text| rule.admits_text(text)).map(str::to_owned)
     }
 
     fn text(&self) -> String {
@@ -178,6 +261,26 @@ impl Value for Vec<u32> {
 
     fn text(&self) -> String {
         format!("{self:?}")
+    }
+}
+
+impl Value for Vec<String> {
+    fn read(raw: &Raw, rule: &Rule) -> Option<Self> {
+        rule.texts(raw)
+    }
+
+    fn text(&self) -> String {
+        toml::Value::from(self.clone()).to_string()
+    }
+}
+
+impl Value for Vec<KeySource> {
+    fn read(raw: &Raw, rule: &Rule) -> Option<Self> {
+        rule.texts(raw)?.iter().map(|text| KeySource::parse(text)).collect()
+    }
+
+    fn text(&self) -> String {
+        Value::text(&self.iter().map(KeySource::text).collect::<Vec<_>>())
     }
 }
 
@@ -272,11 +375,57 @@ mod tests {
     }
 
     #[test]
-    fn one_of_several_names_is_listed() {
-        let rule = Rule::OneOf(&["a", "b"]);
-        assert_eq!(rule.to_string(), "one of \"a\", \"b\"");
-        assert_eq!(String::read(&typed("\"b\""), &rule), Some("b".to_owned()));
-        assert_eq!(String::read(&typed("\"c\""), &rule), None);
+    fn kinds_are_those_of_the_table() {
+        assert!(Rule::Kind.to_string().starts_with("one of \""));
+        assert_eq!(String::read(&typed("\"openai\""), &Rule::Kind), Some("openai".to_owned()));
+        assert_eq!(String::read(&typed("\"c\""), &Rule::Kind), None);
+    }
+
+    #[test]
+    fn lists_of_texts_differ_and_end() {
+        let read = |text: &str| Vec::<String>::read(&typed(text), &Rule::Models);
+        assert_eq!(read("[\"a\", \"b/c\"]"), Some(vec!["a".to_owned(), "b/c".to_owned()]));
+        assert_eq!(read("[]"), Some(Vec::new()));
+        for wrong in ["[\"a\", \"a\"]", "\"a\"", "[1]", "[\"a b\"]", "[[\"a\"]]"] {
+            assert_eq!(read(wrong), None, "{wrong}");
+        }
+        let many =
+            |count: usize| Value::text(&(0..count).map(|n| format!("m{n}")).collect::<Vec<_>>());
+        assert!(read(&many(MODELS_MAX)).is_some());
+        assert_eq!(read(&many(MODELS_MAX + 1)), None);
+    }
+
+    #[test]
+    fn lists_outside_toml_have_commas_or_are_toml() {
+        let read = |text: &str| Vec::<KeySource>::read(&Raw::untyped(text), &Rule::KeySources);
+        let sources = [KeySource::Environment("A".into()), KeySource::Environment("B".into())];
+        assert_eq!(read("env:A, env:B"), Some(sources.to_vec()));
+        assert_eq!(read("[\"env:A\",\"env:B\"]"), Some(sources.to_vec()));
+        assert_eq!(read("[\"command:a b,c\"]").unwrap()[0].text(), "command:a b,c");
+        assert_eq!(read(""), Some(Vec::new()));
+        for wrong in ["sk-123", "env:A,", "[\"env:A\"", "[env:A]", "[\"env:A\"] x = 1"] {
+            assert_eq!(read(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn proxy_is_a_url_or_a_word() {
+        let read = |text: &str| Option::<String>::read(&Raw::untyped(text), &Rule::Proxy);
+        assert_eq!(read("auto"), Some(Some(AUTO.to_owned())));
+        assert_eq!(read("none"), Some(None));
+        assert_eq!(read("http://proxy:3128"), Some(Some("http://proxy:3128".to_owned())));
+        assert_eq!(read("http://ada:secret@proxy"), None);
+        assert_eq!(read("http://{region}"), None);
+    }
+
+    #[test]
+    fn values_that_may_be_keys_are_hidden() {
+        assert!(Rule::KeySources.hides(&typed("[\"sk-123\"]")));
+        assert!(Rule::Headers.hides(&typed("[\"Authorization: sk-123\"]")));
+        assert!(Rule::BaseUrls.hides(&typed("[\"https://ada:secret@host\"]")));
+        assert!(Rule::Proxy.hides(&typed("\"http://host?key=sk-123\"")));
+        assert!(!Rule::BaseUrls.hides(&typed("[\"ftp://host\"]")));
+        assert!(!Rule::Range(0, 1, "").hides(&typed("3")));
     }
 
     #[test]

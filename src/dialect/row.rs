@@ -27,6 +27,22 @@ pub enum Dialect {
     Cohere,
 }
 
+impl Dialect {
+    /// Its name in documents and in what the program prints.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::OpenAi => "openai",
+            Self::Anthropic => "anthropic",
+            Self::Gemini => "gemini",
+            Self::Ollama => "ollama",
+            #[cfg(feature = "bedrock")]
+            Self::Bedrock => "bedrock",
+            Self::Cohere => "cohere",
+        }
+    }
+}
+
 /// How a provider is told whose account it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Auth {

@@ -3,6 +3,7 @@
 //! A provider turns a request into a stream of events; *complete* is the same stream collected. The
 //! stream is dropped the moment that its request is cancelled.
 
+pub mod key;
 mod loopback;
 
 pub use loopback::Loopback;
@@ -53,6 +54,7 @@ impl Providers {
             .map(|(name, provider)| {
                 let provider: Arc<dyn Provider> = match &provider.kind {
                     ProviderKind::Loopback(settings) => Arc::new(Loopback::new(settings.clone())),
+                    ProviderKind::Remote(row, _) => Arc::new(Unreachable { kind: row.kind }),
                 };
                 (name.clone(), provider)
             })
@@ -72,6 +74,18 @@ impl Providers {
             .validate()
             .map_err(|invalid| IpcError::InvalidRequest { detail: invalid.to_string() })?;
         Ok(self.find(&decoded.model).start(decoded))
+    }
+}
+
+/// A provider on the network, which this daemon does not reach yet.
+struct Unreachable {
+    kind: &'static str,
+}
+
+impl Provider for Unreachable {
+    fn start(&self, _request: AIRequest) -> EventStream {
+        let detail = format!("this daemon does not reach providers of the kind {} yet", self.kind);
+        Box::pin(futures_lite::stream::once(Err(IpcError::ProviderFailed { detail })))
     }
 }
 
