@@ -75,8 +75,7 @@ impl Connector {
 
     /// To a proxy, and by CONNECT through it if the endpoint is `https`.
     async fn connect_by(&self, proxy: &Proxy, endpoint: &Endpoint) -> Result<BoxedIo, Failure> {
-        let failed =
-            |detail: String| network(format!("cannot connect to the {proxy}: {detail}"));
+        let failed = |detail: String| network(format!("cannot connect to the {proxy}: {detail}"));
         let socket = self.dial(&proxy.host, proxy.port).await.map_err(failed)?;
         let mut io: BoxedIo = Box::new(socket);
         if proxy.is_https {
@@ -109,7 +108,7 @@ type Attempt<'a> = Pin<Box<dyn Future<Output = io::Result<Socket>> + 'a>>;
 
 /// Tries addresses in turn, the next one as soon as one failed or was silent for [`ATTEMPT_DELAY`].
 /// The first to connect wins and the others are dropped.
-async fn first_to_connect(
+pub(super) async fn first_to_connect(
     addresses: &[IpAddr],
     port: u16,
     sockets: &Gauge,

@@ -193,12 +193,28 @@ impl<E: Usable, S: Usable + Clone> Host<E, S> {
 
     /// The connection `id` is ready for another request.
     pub(super) fn give_back(&mut self, id: u64, connection: E, now: Instant) {
+        if self.limits.idle.is_zero() {
+            return;
+        }
         self.idle.push(Idle { id, since: now, connection });
     }
 
     /// Closes what is idle, for it is probably as dead as the one that was just found to be.
     pub(super) fn drop_idle(&mut self) {
         self.idle.clear();
+    }
+
+    /// Nobody will ask any more: closes what is idle, and lets the rest close after its last request.
+    /// Returns what is shared and to be closed now.
+    pub(super) fn retire(&mut self) -> Vec<S> {
+        self.idle.clear();
+        // What is given back from now on is already too old.
+        self.limits.idle = Duration::ZERO;
+        for shared in &mut self.shared {
+            shared.is_draining = true;
+        }
+        let unused = self.shared.iter().filter(|shared| shared.stream_count == 0);
+        unused.map(|shared| shared.connection.clone()).collect()
     }
 
     /// A stream of the connection `id` has ended; with `drain` it gets no more of them. Returns the
@@ -386,6 +402,33 @@ mod tests {
     }
 
     #[test]
+    fn a_retired_host_keeps_nothing() {
+        let (mut host, now) = exclusive();
+        open(&mut host, now);
+        host.opened_exclusive();
+        host.give_back(1, Fake(1), now);
+        open_shared_twice(&mut host, now);
+        assert_eq!(host.retire(), [Fake(2)], "the other one has a stream");
+        assert!(host.idle.is_empty());
+        host.give_back(1, Fake(1), now);
+        assert!(host.idle.is_empty());
+        assert_eq!(host.end_stream(3, false, now), Some(Fake(3)));
+    }
+
+    /// Connection 2 without a stream and connection 3 with one.
+    fn open_shared_twice(host: &mut FakeHost, now: Instant) {
+        let kept = host.idle.pop().unwrap();
+        host.limits.connections_max += 1;
+        open(host, now);
+        host.opened_shared(2, Fake(2), now);
+        host.shared[0].is_draining = true;
+        open(host, now);
+        host.opened_shared(3, Fake(3), now);
+        host.end_stream(2, false, now);
+        host.idle.push(kept);
+    }
+
+    #[test]
     fn idleness_begins_with_the_last_request() {
         let (mut host, now) = exclusive();
         open(&mut host, now);
@@ -397,6 +440,7 @@ mod tests {
         assert_eq!(host.idleness(1, now + second * 10), Idleness::Expired);
         assert!(host.idle.is_empty());
 
+        open(&mut host, now);
         host.opened_shared(2, Fake(2), now);
         assert_eq!(host.idleness(2, now + second * 10), Idleness::Busy);
         host.end_stream(2, false, now + second * 10);

@@ -243,9 +243,12 @@ async fn send_stream(
         Err(error) => {
             // A reset is the server's word about this request; anything else is the connection's
             // end, which says nothing about it.
-            let is_unsent = error.message().is_some();
             let error = error.into_error();
-            let was_stale = stream.is_reused && (is_unsent || !is_reset(&error));
+            let was_refused = !is_reset(&error);
+            let was_stale = stream.is_reused && was_refused;
+            if was_refused {
+                stream.refuse();
+            }
             Err(Broken::new(endpoint, &error, was_stale))
         }
     }
@@ -274,6 +277,12 @@ impl Broken {
 impl From<Failure> for Broken {
     fn from(failure: Failure) -> Self {
         Self { failure, was_stale: false }
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.pool.retire();
     }
 }
 

@@ -65,6 +65,7 @@ pub(super) async fn open(
     } else {
         let handshake = http1::Builder::new()
             .max_buf_size(HEAD_SIZE_MAX)
+            .max_header_size(HEAD_SIZE_MAX)
             .max_headers(HEADERS_MAX)
             .handshake(io)
             .await;
@@ -85,12 +86,17 @@ fn not_opened(endpoint: &Endpoint, error: &hyper::Error) -> Failure {
     network(format!("no HTTP with {}: {error}", endpoint.target()))
 }
 
-/// Runs a connection until it ends by itself, is cut or was idle for too long; only then its slot
-/// is free.
+/// Runs a connection until it ends by itself, is cut or was idle for too long. Its slot is free once
+/// its socket is closed: of HTTP/2 that is in a task of its own, which outlives `connection` when the
+/// server goes away politely, until the last stream has ended.
 async fn run<T>(connection: impl Future<Output = T>, tap: Arc<Tap>, slot: Slot) {
-    or(async { drop(connection.await) }, slot.expired()).await;
-    // HTTP/2 has parts of the connection in tasks of its own.
+    let ended = async {
+        drop(connection.await);
+        poll_fn(|context| tap.poll_closed(context)).await;
+    };
+    or(ended, slot.expired()).await;
     tap.cut();
+    poll_fn(|context| tap.poll_closed(context)).await;
     drop(slot);
 }
 

@@ -86,6 +86,19 @@ impl Pool {
         self.act(origin, |host, _| host.drop_idle());
     }
 
+    /// Nobody will ask any more: what has no request closes now, and the rest after its last.
+    pub(super) fn retire(&self) {
+        let origins: Vec<_> = {
+            let state = self.state.lock().expect("no holder panics");
+            state.hosts.keys().cloned().collect()
+        };
+        for origin in &origins {
+            for shared in self.act(origin, |host, _| host.retire()) {
+                shared.tap.cut();
+            }
+        }
+    }
+
     /// Puts a connection that has answered in full back.
     pub(super) fn give_back(&self, origin: &Arc<str>, mut exclusive: Exclusive) {
         exclusive.is_reused = true;
@@ -93,11 +106,7 @@ impl Pool {
     }
 
     /// Changes a host, and serves those who wait.
-    fn act<T>(
-        &self,
-        origin: &Arc<str>,
-        change: impl FnOnce(&mut PooledHost, Instant) -> T,
-    ) -> T {
+    fn act<T>(&self, origin: &Arc<str>, change: impl FnOnce(&mut PooledHost, Instant) -> T) -> T {
         let mut woken = Vec::new();
         let result = {
             let mut state = self.state.lock().expect("no holder panics");
@@ -258,17 +267,20 @@ pub(super) struct Stream {
     pub(super) is_reused: bool,
     begun: Instant,
     received_before: u64,
-    is_over: bool,
+    outcome: Outcome,
+}
+
+#[derive(PartialEq, Eq)]
+enum Outcome {
+    /// Not over yet; dropped now, it was given up.
+    Unknown,
+    Finished,
+    /// The connection took no more requests.
+    Refused,
 }
 
 impl Stream {
-    fn new(
-        pool: &Arc<Pool>,
-        origin: &Arc<str>,
-        id: u64,
-        shared: Shared,
-        is_reused: bool,
-    ) -> Self {
+    fn new(pool: &Arc<Pool>, origin: &Arc<str>, id: u64, shared: Shared, is_reused: bool) -> Self {
         Self {
             pool: Arc::clone(pool),
             origin: Arc::clone(origin),
@@ -278,22 +290,32 @@ impl Stream {
             tap: shared.tap,
             is_reused,
             begun: Instant::now(),
-            is_over: false,
+            outcome: Outcome::Unknown,
         }
     }
 
     /// The response was read to its end.
     pub(super) fn finish(mut self) {
-        self.is_over = true;
+        self.outcome = Outcome::Finished;
+    }
+
+    /// The connection takes no more requests: nobody else is to be given it, even before its own
+    /// task has found out.
+    pub(super) fn refuse(mut self) {
+        self.outcome = Outcome::Refused;
     }
 }
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        let is_suspect = !self.is_over
-            && self.begun.elapsed() >= SUSPECT_AFTER
-            && self.tap.received() == self.received_before;
-        let end = |host: &mut PooledHost, now| host.end_stream(self.id, is_suspect, now);
+        let drain = match self.outcome {
+            Outcome::Finished => false,
+            Outcome::Refused => true,
+            Outcome::Unknown => {
+                self.begun.elapsed() >= SUSPECT_AFTER && self.tap.received() == self.received_before
+            }
+        };
+        let end = |host: &mut PooledHost, now| host.end_stream(self.id, drain, now);
         if let Some(shared) = self.pool.act(&self.origin, end) {
             shared.tap.cut();
         }

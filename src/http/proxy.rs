@@ -199,8 +199,8 @@ impl Exempt {
             Self::All => true,
             Self::Name(_, Some(own)) if *own != port => false,
             Self::Name(name, _) => {
-                if let (Ok(one), Ok(other)) = (name.parse::<IpAddr>(), host.parse::<IpAddr>()) {
-                    return one == other;
+                if let Ok(address) = host.parse::<IpAddr>() {
+                    return name.parse() == Ok(address);
                 }
                 let host = host.strip_suffix('.').unwrap_or(host);
                 let before = host.strip_suffix(name.as_str());
@@ -303,7 +303,8 @@ mod tests {
         assert_eq!(format!("{authorization:?}"), "Sensitive");
         assert_eq!(proxy.to_string(), "proxy p.example:3128");
 
-        for url in ["socks5://user:secret@p:1", "http://user:secret@p:port", "http://user:secret@"] {
+        for url in ["socks5://user:secret@p:1", "http://user:secret@p:port", "http://user:secret@"]
+        {
             let Err(refused) = Proxy::parse(url) else { panic!("{url}") };
             assert!(!refused.to_string().contains("secret"), "{refused}");
         }

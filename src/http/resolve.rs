@@ -32,7 +32,10 @@ pub(super) struct Resolver {
 enum Name {
     /// A lookup is on its way; these wait for it.
     Asked(Vec<Waker>),
-    Known { addresses: Addresses, until: Instant },
+    Known {
+        addresses: Addresses,
+        until: Instant,
+    },
 }
 
 impl Resolver {

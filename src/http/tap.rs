@@ -28,6 +28,10 @@ struct State {
     /// The task that moves the bytes. There is one: HTTP/1 has one task a connection, and of
     /// HTTP/2's only one touches the socket.
     mover: Option<Waker>,
+    /// The bytes' end is gone: the socket is closed.
+    is_closed: bool,
+    /// Who waits for that.
+    watcher: Option<Waker>,
 }
 
 impl Tap {
@@ -59,27 +63,58 @@ impl Tap {
         if state.is_cut {
             return Poll::Ready(());
         }
-        match &mut state.mover {
-            Some(mover) => mover.clone_from(context.waker()),
-            None => state.mover = Some(context.waker().clone()),
-        }
+        keep(&mut state.mover, context);
         Poll::Pending
+    }
+
+    /// Ready once the socket is closed. One task may wait for it.
+    pub(super) fn poll_closed(&self, context: &Context<'_>) -> Poll<()> {
+        let mut state = self.state();
+        if state.is_closed {
+            return Poll::Ready(());
+        }
+        keep(&mut state.watcher, context);
+        Poll::Pending
+    }
+}
+
+fn keep(place: &mut Option<Waker>, context: &Context<'_>) {
+    match place {
+        Some(waker) => waker.clone_from(context.waker()),
+        None => *place = Some(context.waker().clone()),
     }
 }
 
 /// The bytes that a [`Tap`] watches over.
 pub(super) struct Tapped {
     io: BoxedIo,
-    tap: Arc<Tap>,
+    // After the bytes, so that they are gone when it says so.
+    tap: TapEnd,
+}
+
+/// Says that the bytes are gone.
+struct TapEnd(Arc<Tap>);
+
+impl Drop for TapEnd {
+    fn drop(&mut self) {
+        let watcher = {
+            let mut state = self.0.state();
+            state.is_closed = true;
+            state.watcher.take()
+        };
+        if let Some(watcher) = watcher {
+            watcher.wake();
+        }
+    }
 }
 
 impl Tapped {
     pub(super) fn new(io: BoxedIo, tap: Arc<Tap>) -> Self {
-        Self { io, tap }
+        Self { io, tap: TapEnd(tap) }
     }
 
     fn check(&self, context: &Context<'_>) -> io::Result<()> {
-        match self.tap.poll_cut(context) {
+        match self.tap.0.poll_cut(context) {
             Poll::Ready(()) => Err(io::ErrorKind::ConnectionAborted.into()),
             Poll::Pending => Ok(()),
         }
@@ -95,7 +130,7 @@ impl AsyncRead for Tapped {
         self.check(context)?;
         let read = Pin::new(&mut self.io).poll_read(context, target);
         if let Poll::Ready(Ok(count)) = read {
-            self.tap.state().received += count as u64;
+            self.tap.0.state().received += count as u64;
         }
         read
     }
