@@ -17,6 +17,7 @@
 //! shard        a data shard's shell: its uring, descriptors, clock, sleep
 //! provider     providers of AI answers, and the handlers that use them
 //! worker       executors for asynchronous handlers
+//! http         an HTTP client on a worker executor: names, proxies, TLS, kept connections
 //!
 //! config       file, environment, flags: one table of keys
 //!
@@ -77,6 +78,8 @@ pub mod dialect;
 mod error;
 #[cfg(feature = "cli")]
 pub mod footprint;
+#[cfg(feature = "server")]
+pub mod http;
 pub mod limits;
 #[cfg(any(feature = "server", annulus_loom))]
 pub mod link;

@@ -51,7 +51,7 @@ const ROWS: [&[&str]; 7] = [
     // Knows what there is to configure: the kinds of provider among it.
     &["config"],
     // Shells.
-    &["client", "shard", "control", "worker", "provider"],
+    &["client", "shard", "control", "worker", "http", "provider"],
     &["server", "bench"],
     &["cli", "main"],
 ];
