@@ -3,8 +3,12 @@
 //! A provider turns a request into a stream of events; *complete* is the same stream collected. The
 //! stream is dropped the moment that its request is cancelled.
 
+mod breaker;
+mod cache;
 mod loopback;
 
+pub use breaker::{BreakerCounts, BreakerSettings, BreakerState, CircuitBreaker, Permit, Verdict};
+pub use cache::{CacheKey, CacheSettings, Identity, Question, Recording, ResponseCache};
 pub use loopback::Loopback;
 
 use std::collections::{BTreeMap, HashMap};
