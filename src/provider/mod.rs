@@ -6,10 +6,12 @@
 mod breaker;
 mod cache;
 mod loopback;
+pub mod pool;
 
 pub use breaker::{BreakerCounts, BreakerSettings, BreakerState, CircuitBreaker, Permit, Verdict};
 pub use cache::{CacheKey, CacheSettings, Identity, Question, Recording, ResponseCache};
 pub use loopback::Loopback;
+pub use pool::ProviderPool;
 
 use std::collections::{BTreeMap, HashMap};
 use std::pin::Pin;
