@@ -70,8 +70,9 @@ impl Encoding<'_> {
             Dialect::Bedrock => super::bedrock::encode(self, request),
             Dialect::Cohere => cohere::encode(self, request),
         }?;
-        let body = serde_json::to_vec(&body)
-            .map_err(|_| Failure::new(Class::BadRequest, "the request cannot be written as JSON"))?;
+        let body = serde_json::to_vec(&body).map_err(|_| {
+            Failure::new(Class::BadRequest, "the request cannot be written as JSON")
+        })?;
         Ok(Call { path, body })
     }
 

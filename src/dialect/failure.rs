@@ -181,10 +181,7 @@ mod tests {
     fn a_failure_says_what_the_status_was_and_what_the_upstream_said() {
         let mut failure = Failure::new(Class::Overloaded, "come back later");
         failure.status = Some(529);
-        assert_eq!(
-            failure.to_string(),
-            "the provider is overloaded (HTTP 529): come back later"
-        );
+        assert_eq!(failure.to_string(), "the provider is overloaded (HTTP 529): come back later");
     }
 
     #[test]

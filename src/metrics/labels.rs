@@ -109,6 +109,48 @@ label_set! {
     }
 }
 
+label_set! {
+    /// Label `outcome`: how one request to a provider ended.
+    ProviderOutcome {
+        /// With a whole answer.
+        Success = "success",
+        /// The request cannot be answered by anybody.
+        BadRequest = "bad_request",
+        /// The key is wrong, or may not do this.
+        Auth = "auth",
+        /// The account has nothing left.
+        Quota = "quota",
+        /// Too many requests or tokens for now.
+        RateLimited = "rate_limited",
+        /// The provider has too much to do.
+        Overloaded = "overloaded",
+        /// The provider failed.
+        Server = "server",
+        /// No connection, or it broke.
+        Network = "network",
+        /// Nothing came for too long.
+        Stalled = "stalled",
+        /// The answer was cut short.
+        Incomplete = "incomplete",
+        /// The answer cannot be read.
+        BadStream = "bad_stream",
+        /// The client went away or asked to stop.
+        Cancelled = "cancelled",
+    }
+}
+
+label_set! {
+    /// Label `state`: what the circuit breaker of a provider's endpoint does with requests.
+    EndpointState {
+        /// Lets all through.
+        Closed = "closed",
+        /// Lets none through.
+        Open = "open",
+        /// Lets one through at a time.
+        HalfOpen = "half_open",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -129,6 +171,13 @@ mod tests {
                 );
             )*};
         }
-        check_all!(MessageKind, ErrorStatus, CloseReason, LeaseTier);
+        check_all!(
+            MessageKind,
+            ErrorStatus,
+            CloseReason,
+            LeaseTier,
+            ProviderOutcome,
+            EndpointState
+        );
     }
 }

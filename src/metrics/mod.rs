@@ -28,16 +28,21 @@ mod histogram;
 mod instrument;
 mod labels;
 mod prometheus;
+mod provider;
 mod series;
 
 use std::array;
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 pub use export::{WriteFileError, write_file};
 pub use histogram::{BUCKET_COUNT, Histogram, HistogramSnapshot, VALUE_NS_MAX};
 pub use instrument::{Counter, Gauge};
-pub use labels::{CloseReason, ErrorStatus, LeaseTier, MessageKind};
-pub use series::{Activity, TierUse, Traffic};
+pub use labels::{
+    CloseReason, EndpointState, ErrorStatus, LeaseTier, MessageKind, ProviderOutcome,
+};
+pub use provider::ProviderMetrics;
+pub use series::{Activity, ProviderUse, TierUse, Traffic};
 
 /// How many kinds of fault can be told apart. The rows are inside the shard's block, so that a
 /// block is one piece of memory.
@@ -70,6 +75,7 @@ pub struct BuildInfo {
 pub struct Metrics {
     shards: Box<[ShardMetrics]>,
     control: Closings,
+    providers: OnceLock<Box<[Arc<ProviderMetrics>]>>,
     fault_names: &'static [&'static str],
     started: SystemTime,
     build: BuildInfo,
@@ -87,6 +93,7 @@ impl Metrics {
         Self {
             shards: (0..shard_count).map(|_| ShardMetrics::new(closings())).collect(),
             control: closings(),
+            providers: OnceLock::new(),
             fault_names,
             started,
             build,
@@ -106,6 +113,12 @@ impl Metrics {
     /// away before a shard saw them.
     pub fn control(&self) -> &Closings {
         &self.control
+    }
+
+    /// Puts the providers on the page; for the start, because only the first call counts.
+    pub fn show_providers(&self, providers: impl IntoIterator<Item = Arc<ProviderMetrics>>) {
+        // Not a mistake of anybody's to be told about: the page has its providers already.
+        let _ = self.providers.set(providers.into_iter().collect());
     }
 
     /// The latency of all finished requests of one type, over all shards.
@@ -249,7 +262,6 @@ impl Closings {
 #[cfg(test)]
 mod tests {
     use std::mem;
-    use std::sync::Arc;
     use std::thread;
 
     use super::*;

@@ -58,7 +58,8 @@ impl Metrics {
         self.write_process(page)?;
         self.write_requests(page)?;
         self.write_closings(page)?;
-        self.write_shards(page)
+        self.write_shards(page)?;
+        self.write_providers(page)
     }
 
     fn write_process(&self, page: &mut Page<impl Write>) -> fmt::Result {

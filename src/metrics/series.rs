@@ -76,3 +76,16 @@ series! {
         lease_misses_total: Counter, "Times that a request wanted a lease and none was free, each new try included.";
     }
 }
+
+series! {
+    /// What one provider is asked. On the page: label `provider`.
+    ProviderUse {
+        provider_retries_total: Counter, "Requests sent again to an endpoint that had failed them.";
+        provider_failovers_total: Counter, "Requests that went elsewhere after the provider failed them.";
+        provider_breaker_rejections_total: Counter, "Times that an open circuit breaker kept a request from an endpoint.";
+        provider_cache_hits_total: Counter, "Answers taken from the response cache.";
+        provider_cache_misses_total: Counter, "Cacheable requests whose answer was not in the cache.";
+        provider_input_tokens_total: Counter, "Tokens of requests that were answered.";
+        provider_output_tokens_total: Counter, "Tokens of answers.";
+    }
+}

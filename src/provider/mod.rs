@@ -3,10 +3,16 @@
 //! A provider turns a request into a stream of events; *complete* is the same stream collected. The
 //! stream is dropped the moment that its request is cancelled.
 
+mod breaker;
+mod cache;
 pub mod key;
 mod loopback;
+pub mod pool;
 
+pub use breaker::{BreakerCounts, BreakerSettings, BreakerState, CircuitBreaker, Permit, Verdict};
+pub use cache::{CacheKey, CacheSettings, Identity, Question, Recording, ResponseCache};
 pub use loopback::Loopback;
+pub use pool::ProviderPool;
 
 use std::collections::{BTreeMap, HashMap};
 use std::pin::Pin;

@@ -1,0 +1,94 @@
+//! The real world behind the pool's seams, but for the network: glommio's time and our dialects.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use super::seams::{Decode, Local, Time, Wire};
+use crate::dialect::{Call, Class, Decoder, Encoding, Failure, Row};
+use crate::protocol::AIRequest;
+
+/// The time of a glommio executor.
+#[derive(Debug, Clone, Copy)]
+pub struct ExecutorTime {
+    started: Instant,
+}
+
+impl Default for ExecutorTime {
+    fn default() -> Self {
+        Self { started: Instant::now() }
+    }
+}
+
+impl Time for ExecutorTime {
+    fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    fn today(&self) -> SystemTime {
+        SystemTime::now()
+    }
+
+    fn sleep(&self, duration: Duration) -> Local<'static, ()> {
+        Box::pin(async move {
+            glommio::timer::sleep(duration).await;
+        })
+    }
+}
+
+/// The dialects of [`crate::dialect`].
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Dialects;
+
+impl Wire for Dialects {
+    fn encode(&self, encoding: &Encoding<'_>, request: &AIRequest) -> Result<Call, Failure> {
+        encoding.encode(request)
+    }
+
+    fn decode(&self, row: &'static Row, request: &AIRequest) -> Box<dyn Decode> {
+        Box::new(Decoder::new(row, request))
+    }
+
+    /// The status alone decides until `dialect::refusal` is there to read the rest.
+    fn refusal(
+        &self,
+        _row: &'static Row,
+        status: u16,
+        _headers: &http::HeaderMap,
+        body: &[u8],
+        _today: SystemTime,
+    ) -> Failure {
+        let class = match status {
+            401 | 403 => Class::Auth,
+            402 => Class::Quota,
+            429 => Class::RateLimited,
+            503 | 529 => Class::Overloaded,
+            408 | 409 | 424 | 500..=599 => Class::Server,
+            _ => Class::BadRequest,
+        };
+        let mut failure = Failure::new(class, String::from_utf8_lossy(body));
+        failure.status = Some(status);
+        failure
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future;
+    use std::sync::Arc;
+
+    use super::super::watch::{TimedOut, Watch};
+    use super::*;
+
+    #[test]
+    fn deadlines_hold_on_an_executor() {
+        glommio::LocalExecutor::default().run(async {
+            let time = ExecutorTime::default();
+            let mut watch = Watch::new(Arc::new(time));
+            for _ in 0..3 {
+                let deadline = time.now() + Duration::from_millis(5);
+                let late = watch.before(Some(deadline), future::pending::<()>()).await;
+                assert_eq!(late, Err(TimedOut));
+                assert!(time.now() >= deadline);
+            }
+        });
+    }
+}
