@@ -144,18 +144,19 @@ impl KeyState {
         }
         let rest =
             |why, wait: Duration| Some(Rest { why, until: now.saturating_add(wait.min(REST_MAX)) });
+        // None at all is no wait to go by.
+        let told = failure.hints.wait.filter(|wait| !wait.is_zero());
         match failure.class {
             // Without a key there is none to be refused. A 403 may be about the model.
             Class::Auth if self.reader.is_some() && failure.status != Some(403) => {
                 self.refused = self.secret.take();
             }
             Class::Quota => {
-                self.rest = rest(Why::Exhausted, failure.hints.wait.unwrap_or(EXHAUSTED_FOR));
+                self.rest = rest(Why::Exhausted, told.unwrap_or(EXHAUSTED_FOR));
             }
             Class::RateLimited => {
                 self.limited_count += 1;
-                let wait =
-                    failure.hints.wait.unwrap_or_else(|| backoff::ceiling(self.limited_count));
+                let wait = told.unwrap_or_else(|| backoff::ceiling(self.limited_count));
                 self.rest = rest(Why::Cooling, wait);
             }
             _ => {}
@@ -229,7 +230,7 @@ mod tests {
         let mut key = key();
         key.failed(0, &failure(Class::RateLimited, 429, Some(7 * SECOND)), SECOND);
         assert_eq!(key.rest(SECOND), Some(Rest { why: Why::Cooling, until: 8 * SECOND }));
-        key.failed(0, &failure(Class::RateLimited, 429, None), SECOND);
+        key.failed(0, &failure(Class::RateLimited, 429, Some(Duration::ZERO)), SECOND);
         assert_eq!(key.rest(SECOND).map(|rest| rest.until), Some(2 * SECOND));
         key.succeeded(0);
         key.failed(0, &failure(Class::RateLimited, 429, None), SECOND);

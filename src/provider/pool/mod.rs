@@ -114,7 +114,7 @@ impl ProviderPool {
                 routes,
                 upstream: settings.upstream,
                 cache: settings.cache.map(ResponseCache::new),
-                tools: Arc::new(Tools { time, wire, keepsakes: KeepsakeTable::new() }),
+                tools: Arc::new(Tools { time, wire, keepsakes: KeepsakeTable::default() }),
                 seeds,
             }),
         })
