@@ -43,7 +43,7 @@ use crate::metrics::{BuildInfo, Metrics, MetricsOptions};
 use crate::paths::Places;
 use crate::pool::{BufferPool, PoolSizes};
 use crate::protocol::{Codec, JsonCodec, RkyvCodec};
-use crate::provider::{self, Providers};
+use crate::provider::{self, ProviderPool};
 use crate::region::Doorbell;
 use crate::shard::{DataShard, ShardShared};
 use crate::wake::{ShardWaker, WorkerWaker};
@@ -181,8 +181,9 @@ impl IpcServerBuilder {
         let mut worker_handlers = Vec::new();
         let mut routes = self.routes;
         if self.with_providers {
-            let handlers =
-                provider::handlers(Providers::from_config(&config), Arc::clone(&metrics));
+            let providers = ProviderPool::from_config(&config)?;
+            metrics.show_providers(providers.metrics());
+            let handlers = provider::handlers(providers, Arc::clone(&metrics));
             worker_handlers.push(("annulus-http", handlers));
         }
         if !self.asynchronous.is_empty() {

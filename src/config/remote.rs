@@ -109,7 +109,7 @@ section! {
         breaker_probes: u32 = 3, Rule::Range(1, 1_000, "");
 
         /// Connections to one host; further requests wait for one.
-        connections_per_host_max: u32 = 100, Rule::Range(1, 10_000, "");
+        connections_per_host_max: u32 = 1_000, Rule::Range(1, 10_000, "");
 
         /// An unused connection is closed after so long.
         connection_idle_secs: u64 = 90, Rule::Range(1, 3_600, "seconds");

@@ -1,0 +1,104 @@
+//! What a worker executor with providers answers: the AI requests, and what shows that it is alive.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use futures_lite::StreamExt;
+
+use super::{EventStream, Provider, ProviderPool};
+use crate::error::IpcError;
+use crate::metrics::Metrics;
+use crate::protocol::{Completion, StreamEvent, ToolCall};
+use crate::wire::MessageType;
+use crate::worker::{AsyncHandler, AsyncRequest, AsyncResponder};
+
+/// The handlers that a worker executor with providers has.
+pub(crate) fn handlers(
+    providers: ProviderPool,
+    metrics: Arc<Metrics>,
+) -> HashMap<MessageType, Arc<dyn AsyncHandler>> {
+    let streaming = providers.clone();
+    let stream = move |request, responder| stream(streaming.clone(), request, responder);
+    let complete = move |request, responder| complete(providers.clone(), request, responder);
+    // Answered here and not on the data shard: a heartbeat shows that the whole way is alive.
+    let heartbeat = |_request: AsyncRequest, responder: AsyncResponder| async move {
+        responder.reply(&[]).await
+    };
+    let page = move |_request: AsyncRequest, responder: AsyncResponder| {
+        let metrics = Arc::clone(&metrics);
+        async move { responder.reply(metrics.export_prometheus().as_bytes()).await }
+    };
+    let mut handlers: HashMap<MessageType, Arc<dyn AsyncHandler>> = HashMap::new();
+    handlers.insert(MessageType::STREAM, Arc::new(stream));
+    handlers.insert(MessageType::COMPLETE, Arc::new(complete));
+    handlers.insert(MessageType::HEARTBEAT, Arc::new(heartbeat));
+    handlers.insert(MessageType::METRICS, Arc::new(page));
+    handlers
+}
+
+fn start(providers: &ProviderPool, request: &AsyncRequest) -> Result<EventStream, IpcError> {
+    let decoded = request.codec().decode_request(request.payload())?;
+    decoded
+        .validate()
+        .map_err(|invalid| IpcError::InvalidRequest { detail: invalid.to_string() })?;
+    Ok(providers.start(decoded))
+}
+
+async fn stream(
+    providers: ProviderPool,
+    request: AsyncRequest,
+    responder: AsyncResponder,
+) -> Result<(), IpcError> {
+    let mut events = start(&providers, &request)?;
+    let codec = Arc::clone(request.codec());
+    // The payload is decoded: its buffer is free for the next request.
+    drop(request);
+    let mut payload = Vec::new();
+    while let Some(event) = events.next().await {
+        let event = event?;
+        payload.clear();
+        codec.encode_stream_event(&event, &mut payload)?;
+        if let StreamEvent::End { .. } = event {
+            return responder.reply(&payload).await;
+        }
+        responder.chunk(&payload).await?;
+    }
+    Err(cut_short())
+}
+
+async fn complete(
+    providers: ProviderPool,
+    request: AsyncRequest,
+    responder: AsyncResponder,
+) -> Result<(), IpcError> {
+    let mut events = start(&providers, &request)?;
+    let codec = Arc::clone(request.codec());
+    drop(request);
+    let (mut content, mut reasoning) = (String::new(), String::new());
+    let mut tool_calls: Vec<ToolCall> = Vec::new();
+    while let Some(event) = events.next().await {
+        match event? {
+            StreamEvent::Text { text } => content.push_str(&text),
+            StreamEvent::Reasoning { text } => reasoning.push_str(&text),
+            StreamEvent::ToolCall { tool_call } => tool_calls.push(tool_call),
+            StreamEvent::End { finish_reason, usage, model } => {
+                let completion = Completion {
+                    content,
+                    reasoning: (!reasoning.is_empty()).then_some(reasoning),
+                    tool_calls: (!tool_calls.is_empty()).then_some(tool_calls),
+                    finish_reason,
+                    usage,
+                    model,
+                };
+                let mut payload = Vec::new();
+                codec.encode_completion(&completion, &mut payload)?;
+                return responder.reply(&payload).await;
+            }
+        }
+    }
+    Err(cut_short())
+}
+
+fn cut_short() -> IpcError {
+    IpcError::ProviderFailed { detail: "the provider's stream ended before its end".into() }
+}
