@@ -33,13 +33,13 @@ impl Hint {
         if part.starts_with("retry-after-date-") {
             return number("retry-after-date-").map(Self::RetryAfterDate);
         }
-        if part.starts_with("reset-date-") {
-            return number("reset-date-").map(Self::ResetDate);
+        if part.starts_with("limit-reset-date-") {
+            return number("limit-reset-date-").map(Self::ResetDate);
         }
         let words = text("retry-after-").map(|rest| Self::RetryAfter(rest.to_owned()));
         let words = words.or_else(|| Some(Self::RetryDelay(text("retry-delay-")?.to_owned())));
         let words = words.or_else(|| Some(Self::TryAgainIn(text("try-again-in-")?.to_owned())));
-        let words = words.or_else(|| Some(Self::Reset(text("reset-")?.to_owned())));
+        let words = words.or_else(|| Some(Self::Reset(text("limit-reset-")?.to_owned())));
         let is_header = |text: &str| text.bytes().all(|byte| byte.is_ascii_graphic());
         words.filter(|_| is_header(part)).or(match part {
             "should-retry-true" => Some(Self::ShouldRetry(true)),
@@ -114,8 +114,8 @@ mod tests {
         let date = said("retry-after-date-2").unwrap();
         assert_eq!(date, "retry-after: Thu, 26 Nov 2026 01:02:05 GMT");
         assert_eq!(said("should-retry-false").unwrap(), "x-should-retry: false");
-        assert_eq!(said("reset-6m0s").unwrap(), "x-ratelimit-reset-requests: 6m0s");
-        let date = said("reset-date-2").unwrap();
+        assert_eq!(said("limit-reset-6m0s").unwrap(), "x-ratelimit-reset-requests: 6m0s");
+        let date = said("limit-reset-date-2").unwrap();
         assert_eq!(date, "anthropic-ratelimit-requests-reset: 2026-11-26T01:02:05Z");
         assert_eq!(said("retry-delay-45.8379s"), None);
         assert_eq!(said("try-again-in-7.66s"), None);

@@ -12,35 +12,35 @@ use serde_json::{Value, json};
 
 /// What came back, as far as it came.
 #[derive(Debug, Default)]
-pub struct Reply {
-    pub status: u16,
-    pub head: String,
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    pub(crate) head: String,
     /// Without the framing of chunks.
-    pub body: Vec<u8>,
+    pub(crate) body: Vec<u8>,
     /// Whether HTTP says that the body is whole.
-    pub whole: bool,
+    pub(crate) whole: bool,
     /// Whether the connection was reset.
-    pub reset: bool,
+    pub(crate) reset: bool,
     /// How many chunks it had.
-    pub chunks: usize,
+    pub(crate) chunks: usize,
 }
 
 impl Reply {
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         let start = format!("{name}: ");
         self.head.lines().find_map(|line| line.strip_prefix(start.as_str()))
     }
 }
 
-pub fn start() -> Upstream {
+pub(crate) fn start() -> Upstream {
     Upstream::start(Options::default()).unwrap()
 }
 
-pub fn request(dialect: Dialect, model: &str) -> String {
+pub(crate) fn request(dialect: Dialect, model: &str) -> String {
     let body = json!({"model": model, "messages": [], "stream": true}).to_string();
     format!(
         "POST {} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer secret-1\r\ncontent-length: {}\r\n\r\n{body}",
@@ -49,20 +49,20 @@ pub fn request(dialect: Dialect, model: &str) -> String {
     )
 }
 
-pub fn connect(address: SocketAddr) -> TcpStream {
+pub(crate) fn connect(address: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     stream
 }
 
-pub fn ask(upstream: &Upstream, dialect: Dialect, model: &str) -> Reply {
+pub(crate) fn ask(upstream: &Upstream, dialect: Dialect, model: &str) -> Reply {
     let mut stream = connect(upstream.address());
     stream.write_all(request(dialect, model).as_bytes()).unwrap();
     read_reply(&mut stream)
 }
 
 /// Reads one answer, or what there is of it.
-pub fn read_reply(stream: &mut impl Read) -> Reply {
+pub(crate) fn read_reply(stream: &mut impl Read) -> Reply {
     let (mut input, mut reply) = (Vec::new(), Reply::default());
     let mut buffer = [0; 16 << 10];
     loop {
@@ -116,20 +116,20 @@ fn find(input: &[u8], needle: &[u8]) -> Option<usize> {
 
 /// What an answer says, by a decoder that knows the documents and nothing of the server.
 #[derive(Debug, Default, PartialEq)]
-pub struct Said {
-    pub text: String,
-    pub reasoning: String,
+pub(crate) struct Said {
+    pub(crate) text: String,
+    pub(crate) reasoning: String,
     /// Name and arguments.
-    pub calls: Vec<(String, Value)>,
-    pub usage: Option<(u64, u64)>,
+    pub(crate) calls: Vec<(String, Value)>,
+    pub(crate) usage: Option<(u64, u64)>,
     /// As the dialect names it.
-    pub finish: String,
+    pub(crate) finish: String,
     /// The dialect's proof that it is whole.
-    pub proven: bool,
-    pub errors: usize,
+    pub(crate) proven: bool,
+    pub(crate) errors: usize,
 }
 
-pub fn said(dialect: Dialect, body: &[u8]) -> Said {
+pub(crate) fn said(dialect: Dialect, body: &[u8]) -> Said {
     let mut said = Said::default();
     let mut fragments: Vec<(String, String)> = Vec::new();
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
