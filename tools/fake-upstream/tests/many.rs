@@ -87,7 +87,9 @@ fn thread_cpu(name: &str) -> Duration {
     let mut ticks_max = 0;
     for entry in std::fs::read_dir("/proc/self/task").unwrap() {
         // A thread may end meanwhile.
-        let Ok(text) = std::fs::read_to_string(entry.unwrap().path().join("stat")) else { continue };
+        let Ok(text) = std::fs::read_to_string(entry.unwrap().path().join("stat")) else {
+            continue;
+        };
         let (start, rest) = text.rsplit_once(')').unwrap();
         if start.ends_with(&format!("({name}")) {
             let fields: Vec<u64> =
