@@ -9,8 +9,7 @@ use crate::dialect::Dialect;
 use crate::encode::{Event, Stamp, encode, event, frame};
 use crate::script::{At, Fault, Piece, Step};
 
-/// How long between two tries to look whether a client that gets nothing is still there does not
-/// matter: it is noticed at once. So "without end" is simply no time.
+/// A pause; `None` has no end but the client's patience.
 type Wait = Option<Duration>;
 
 /// One answer.
