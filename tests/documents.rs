@@ -272,7 +272,7 @@ mod kinds {
             (quirks.pads_events, "to be asked not to pad its events"),
             (quirks.think_tags, "`<think>` tags to be read as reasoning"),
             (quirks.may_lack_finish, "its answers to be whole without a reason for their end"),
-            (quirks.wrong_key_is_400, "a wrong key to be known by the words of a 400"),
+            (quirks.marks_prefix, "a last assistant message to be marked as a prefix"),
         ];
         wants.extend(texts.iter().filter(|(on, _)| *on).map(|(_, text)| (*text).to_owned()));
         if quirks.temperature_max < 2.0 {

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use super::seams::{Decode, Local, Time, Wire};
-use crate::dialect::{Call, Class, Decoder, Encoding, Failure, Row};
+use crate::dialect::{Call, Decoder, Encoding, Failure, Row, refusal};
 use crate::protocol::AIRequest;
 
 /// The time of a glommio executor.
@@ -47,26 +47,15 @@ impl Wire for Dialects {
         Box::new(Decoder::new(row, request))
     }
 
-    /// The status alone decides until `dialect::refusal` is there to read the rest.
     fn refusal(
         &self,
-        _row: &'static Row,
+        row: &'static Row,
         status: u16,
-        _headers: &http::HeaderMap,
+        headers: &http::HeaderMap,
         body: &[u8],
-        _today: SystemTime,
+        today: SystemTime,
     ) -> Failure {
-        let class = match status {
-            401 | 403 => Class::Auth,
-            402 => Class::Quota,
-            429 => Class::RateLimited,
-            503 | 529 => Class::Overloaded,
-            408 | 409 | 424 | 500..=599 => Class::Server,
-            _ => Class::BadRequest,
-        };
-        let mut failure = Failure::new(class, String::from_utf8_lossy(body));
-        failure.status = Some(status);
-        failure
+        refusal(row, status, headers, body, today)
     }
 }
 
