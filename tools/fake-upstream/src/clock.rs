@@ -1,0 +1,48 @@
+//! The clock that all processes of the machine share, and stamps of it in answer texts.
+
+use rustix::time::{ClockId, clock_gettime};
+
+/// Bytes of a stamp: `@` and twenty digits.
+pub const STAMP_SIZE: usize = 21;
+/// What stands in an encoded body until the stamp is known. It needs no escaping in JSON.
+pub(crate) const BLANK_STAMP: &str = "@00000000000000000000";
+
+/// Nanoseconds of `CLOCK_MONOTONIC` (clock_gettime(2)), comparable between processes.
+#[must_use]
+pub fn now_ns() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
+    seconds * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
+}
+
+/// When the chunk with this text was sent, in nanoseconds of [`now_ns`]; `None` without a stamp.
+#[must_use]
+pub fn stamp_of(text: &str) -> Option<u64> {
+    let (_, rest) = text.split_once('@')?;
+    rest.get(..STAMP_SIZE - 1)?.parse().ok()
+}
+
+/// Writes the stamp of now over a blank one.
+pub(crate) fn write_stamp(target: &mut [u8]) {
+    let mut rest = now_ns();
+    for digit in target[1..STAMP_SIZE].iter_mut().rev() {
+        // Note: cannot overflow: a digit is below ten.
+        *digit = b'0' + (rest % 10) as u8;
+        rest /= 10;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stamp_reads_back_as_the_moment_it_was_written() {
+        let before = now_ns();
+        let mut text = format!("{BLANK_STAMP} word").into_bytes();
+        write_stamp(&mut text);
+        let stamp = stamp_of(std::str::from_utf8(&text).unwrap()).unwrap();
+        assert!((before..=now_ns()).contains(&stamp));
+        assert_eq!(stamp_of("no stamp @12"), None);
+    }
+}
