@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::time::{Duration, Instant};
 
 use common::{ask, connect, read_reply, request, said, start};
@@ -154,7 +154,10 @@ fn keep_alives_without_output_and_stalls_end_with_the_client() {
             let mut buffer = [0; 4096];
             let mut seen = 0;
             while seen < 2_000 && (seen == 0 || fault == "comments-1") {
-                seen += stream.read(&mut buffer).unwrap();
+                match stream.read(&mut buffer) {
+                    Ok(size) => seen += size,
+                    Err(error) => assert_eq!(error.kind(), ErrorKind::Interrupted, "{error}"),
+                }
             }
         }
         std::thread::sleep(Duration::from_millis(20));
@@ -229,8 +232,10 @@ fn a_closed_listener_refuses_and_opens_again_on_its_port() {
     until(&refused);
     upstream.accept();
     until(&|| !refused());
-    let reply = ask(&upstream, Dialect::OpenAi, "fault-refuse-100");
+    let reply = ask(&upstream, Dialect::OpenAi, "fault-refuse-1000");
     assert!(reply.reset || reply.status == 0);
+    // The listener is closed right after.
+    until(&refused);
     until(&|| !refused());
     assert_eq!(ask(&upstream, Dialect::OpenAi, "m").status, 200);
 }

@@ -76,6 +76,8 @@ pub(crate) fn read_reply(stream: &mut impl Read) -> Reply {
                 reply.reset = true;
                 return reply;
             }
+            // A process that was stopped and goes on, with a time limit on its socket (signal(7)).
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) => panic!("{error}"),
         }
     }
