@@ -17,6 +17,7 @@
 //! shard        a data shard's shell: its uring, descriptors, clock, sleep
 //! provider     providers of AI answers, and the handlers that use them
 //! worker       executors for asynchronous handlers
+//! http         an HTTP client on a worker executor: names, proxies, TLS, kept connections
 //!
 //! connection   a data shard's state machine: (input, now) → output
 //! link         job ring and reply rings between a shard and a worker
@@ -75,6 +76,8 @@ pub mod dialect;
 mod error;
 #[cfg(feature = "cli")]
 pub mod footprint;
+#[cfg(feature = "server")]
+pub mod http;
 pub mod limits;
 #[cfg(any(feature = "server", annulus_loom))]
 pub mod link;

@@ -50,7 +50,7 @@ const ROWS: [&[&str]; 6] = [
     // Without a clock and without a system call.
     &["link", "connection", "dialect"],
     // Shells.
-    &["client", "shard", "control", "worker", "provider"],
+    &["client", "shard", "control", "worker", "http", "provider"],
     &["server", "bench"],
     &["cli", "main"],
 ];

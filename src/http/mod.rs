@@ -1,0 +1,323 @@
+//! An HTTP client for a glommio executor: what the providers are asked with.
+//!
+//! ```text
+//! endpoint   Endpoint            a base URL, taken apart
+//! proxy      ProxySource         HTTPS_PROXY and its like
+//! connect    Connector           name → address → (proxy) → (TLS); resolve, socket, tls beside it
+//! host       Host                who may have which connection: a pure state machine
+//! pool       Pool                the connections, each given back by being dropped
+//! open       open                a new connection and the task that runs it; tap cuts it off
+//! response   Response            status, headers, and a body that is read when it is asked for
+//! ```
+//!
+//! HTTP/1.1 with keep-alive, HTTP/2 where a server chooses it by ALPN; hyper does both, without a
+//! runtime. Redirects are not followed: they would take the key to somebody else.
+//!
+//! The invariant to remember: **whatever is dropped is over at once**. A future or a [`Response`]
+//! that is dropped in any phase closes its connection (resets its stream), and nobody is told to
+//! wait for it.
+
+mod connect;
+mod endpoint;
+mod host;
+mod open;
+mod pool;
+mod proxy;
+mod resolve;
+mod response;
+mod socket;
+mod tap;
+#[cfg(test)]
+mod tests;
+mod tls;
+
+pub use endpoint::Endpoint;
+pub use proxy::ProxySource;
+pub use response::Response;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{HOST, PROXY_AUTHORIZATION, USER_AGENT};
+use http::uri::{PathAndQuery, Uri};
+use http::{HeaderValue, Request};
+use http_body_util::Full;
+
+use self::connect::{Connector, network};
+use self::host::Limits;
+use self::open::{Opened, describe, open};
+use self::pool::{Exclusive, Lease, Pool, Stream};
+use self::proxy::Proxies;
+use self::resolve::Resolver;
+use self::response::Hold;
+use self::socket::Gauge;
+use self::tls::Tls;
+use crate::dialect::Failure;
+
+/// How a [`Client`] is set up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Options {
+    /// Connections to one host, open or being opened; requests beyond wait in their order.
+    pub connections_per_host_max: usize,
+    /// Requests at once on one HTTP/2 connection.
+    pub streams_per_connection_max: usize,
+    /// How long a connection without a request stays open.
+    pub connection_idle: Duration,
+    /// A PEM file of authorities to believe beside the system's.
+    pub extra_ca: Option<PathBuf>,
+    /// Where the proxies come from.
+    pub proxy: ProxySource,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            connections_per_host_max: 100,
+            streams_per_connection_max: 100,
+            connection_idle: Duration::from_secs(90),
+            extra_ca: None,
+            proxy: ProxySource::Environment,
+        }
+    }
+}
+
+/// What is wrong with a client's set-up: for whoever wrote the configuration. No text has
+/// credentials in it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SetupError {
+    /// A base URL.
+    #[error("the base URL {url:?} cannot be used: {reason}")]
+    Url {
+        /// As it was written, without credentials.
+        url: String,
+        /// What to change.
+        reason: &'static str,
+    },
+    /// A proxy's URL.
+    #[error("the proxy {url:?} cannot be used: {reason}")]
+    Proxy {
+        /// As it was written, without credentials.
+        url: String,
+        /// What to change.
+        reason: &'static str,
+    },
+    /// The file of additional authorities.
+    #[error("the authorities in {} cannot be used: {reason}", file.display())]
+    ExtraCa {
+        /// The file.
+        file: PathBuf,
+        /// What to change.
+        reason: String,
+    },
+    /// The TLS library.
+    #[error("TLS cannot be set up: {0}")]
+    Tls(#[source] rustls::Error),
+}
+
+/// An HTTP client. To be used on glommio executors: a connection belongs to the one that opened it,
+/// so one client for each executor is fastest.
+pub struct Client {
+    pool: Arc<Pool>,
+    connector: Connector,
+    streams_max: usize,
+}
+
+impl Client {
+    /// A client without connections. Reads the system's certificates, so it takes milliseconds.
+    ///
+    /// # Errors
+    ///
+    /// [`SetupError`]: a proxy's URL, or the file of authorities.
+    pub fn new(options: Options) -> Result<Self, SetupError> {
+        // With none at all every request would wait forever.
+        let streams_max = options.streams_per_connection_max.max(1);
+        let limits = Limits {
+            connections_max: options.connections_per_host_max.max(1),
+            streams_max,
+            idle: options.connection_idle,
+        };
+        let connector = Connector {
+            resolver: Resolver::default(),
+            proxies: Proxies::new(&options.proxy)?,
+            tls: Tls::new(options.extra_ca.as_deref())?,
+            sockets: Gauge::default(),
+        };
+        Ok(Self { pool: Pool::new(limits), connector, streams_max })
+    }
+
+    /// How many sockets are open or being connected, idle ones among them.
+    #[must_use]
+    pub fn connections(&self) -> u64 {
+        self.connector.sockets.count()
+    }
+
+    /// Sends a request and waits for the head of its response. The request's URI is a path, perhaps
+    /// with a query, to which the endpoint's prefix is added; `Host` and `Content-Length` are set
+    /// here, and `User-Agent` unless the request has one.
+    ///
+    /// Waits without a limit for a free connection and for the head: that is the caller's to bound,
+    /// by dropping the future. Only connecting has the endpoint's own limit.
+    ///
+    /// A kept connection that turns out to be dead before anything came of the response is replaced
+    /// by a new one, once.
+    ///
+    /// # Errors
+    ///
+    /// [`Class::Network`](crate::dialect::Class::Network): the connection could not be made or
+    /// broke. Any status is a [`Response`].
+    pub async fn send(
+        &self,
+        endpoint: &Endpoint,
+        request: Request<Bytes>,
+    ) -> Result<Response, Failure> {
+        match self.try_send(endpoint, &request).await {
+            Err(Broken { was_stale: true, .. }) => {
+                // The others were kept as long as this one.
+                self.pool.drop_idle(&endpoint.origin);
+                self.try_send(endpoint, &request).await.map_err(|broken| broken.failure)
+            }
+            sent => sent.map_err(|broken| broken.failure),
+        }
+    }
+
+    async fn try_send(
+        &self,
+        endpoint: &Endpoint,
+        request: &Request<Bytes>,
+    ) -> Result<Response, Broken> {
+        match self.pool.lease(endpoint).await {
+            Lease::Exclusive(exclusive) => self.send_exclusive(endpoint, request, exclusive).await,
+            Lease::Stream(stream) => send_stream(endpoint, request, stream).await,
+            Lease::Open(slot) => {
+                match open(&self.connector, endpoint, slot, self.streams_max).await? {
+                    Opened::Exclusive(exclusive) => {
+                        self.send_exclusive(endpoint, request, exclusive).await
+                    }
+                    Opened::Stream(stream) => send_stream(endpoint, request, stream).await,
+                }
+            }
+        }
+    }
+
+    async fn send_exclusive(
+        &self,
+        endpoint: &Endpoint,
+        request: &Request<Bytes>,
+        mut exclusive: Exclusive,
+    ) -> Result<Response, Broken> {
+        let proxy = self.connector.proxies.find(endpoint).filter(|_| !endpoint.is_https);
+        let form = if proxy.is_some() { Form::Absolute } else { Form::Origin };
+        let mut request = addressed(endpoint, request, form)?;
+        let host = HeaderValue::try_from(&*endpoint.authority).map_err(invalid)?;
+        request.headers_mut().insert(HOST, host);
+        if let Some(authorization) = proxy.and_then(|proxy| proxy.authorization.clone()) {
+            request.headers_mut().insert(PROXY_AUTHORIZATION, authorization);
+        }
+        let received_before = exclusive.tap.received();
+        match exclusive.sender.try_send_request(request).await {
+            Ok(response) => {
+                let pool = Arc::clone(&self.pool);
+                let origin = Arc::clone(&endpoint.origin);
+                Ok(Response::new(response, Hold::Exclusive { pool, origin, exclusive }))
+            }
+            Err(error) => {
+                let is_untouched = exclusive.tap.received() == received_before;
+                let was_stale = exclusive.is_reused && is_untouched;
+                Err(Broken::new(endpoint, &error.into_error(), was_stale))
+            }
+        }
+    }
+}
+
+async fn send_stream(
+    endpoint: &Endpoint,
+    request: &Request<Bytes>,
+    mut stream: Stream,
+) -> Result<Response, Broken> {
+    let request = addressed(endpoint, request, Form::Absolute)?;
+    match stream.sender.try_send_request(request).await {
+        Ok(response) => Ok(Response::new(response, Hold::Stream(stream))),
+        Err(error) => {
+            // A reset is the server's word about this request; anything else is the connection's
+            // end, which says nothing about it.
+            let error = error.into_error();
+            let was_refused = !is_reset(&error);
+            let was_stale = stream.is_reused && was_refused;
+            if was_refused {
+                stream.refuse();
+            }
+            Err(Broken::new(endpoint, &error, was_stale))
+        }
+    }
+}
+
+/// Whether the server refused this one stream.
+fn is_reset(error: &hyper::Error) -> bool {
+    let cause = std::error::Error::source(error).map(ToString::to_string);
+    cause.is_some_and(|cause| cause.starts_with("stream error"))
+}
+
+/// A request that got no response.
+struct Broken {
+    failure: Failure,
+    /// The connection had been kept, and died before anything came: another one may do better.
+    was_stale: bool,
+}
+
+impl Broken {
+    fn new(endpoint: &Endpoint, error: &hyper::Error, was_stale: bool) -> Self {
+        let detail = format!("no response from {}: {}", endpoint.target(), describe(error));
+        Self { failure: network(detail), was_stale }
+    }
+}
+
+impl From<Failure> for Broken {
+    fn from(failure: Failure) -> Self {
+        Self { failure, was_stale: false }
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.pool.retire();
+    }
+}
+
+/// How a request names what it asks for (RFC 9112 §3.2). HTTP/2 makes its own of the absolute form.
+#[derive(PartialEq, Eq)]
+enum Form {
+    Origin,
+    Absolute,
+}
+
+/// The request as it is sent to this endpoint.
+fn addressed(
+    endpoint: &Endpoint,
+    request: &Request<Bytes>,
+    form: Form,
+) -> Result<Request<Full<Bytes>>, Failure> {
+    let path = request.uri().path_and_query().map_or("/", PathAndQuery::as_str);
+    let path = PathAndQuery::try_from(format!("{}{path}", endpoint.prefix)).map_err(invalid)?;
+    let uri = match form {
+        Form::Origin => Uri::from(path),
+        Form::Absolute => {
+            let scheme = if endpoint.is_https { "https" } else { "http" };
+            let uri = Uri::builder().scheme(scheme).authority(&*endpoint.authority);
+            uri.path_and_query(path).build().map_err(invalid)?
+        }
+    };
+    let mut addressed = Request::new(Full::new(request.body().clone()));
+    *addressed.method_mut() = request.method().clone();
+    *addressed.uri_mut() = uri;
+    *addressed.headers_mut() = request.headers().clone();
+    let own = HeaderValue::from_static(concat!("annulus/", env!("CARGO_PKG_VERSION")));
+    addressed.headers_mut().entry(USER_AGENT).or_insert(own);
+    Ok(addressed)
+}
+
+fn invalid(error: impl std::fmt::Display) -> Failure {
+    network(format!("the request's address is invalid: {error}"))
+}
