@@ -19,8 +19,6 @@
 //! worker       executors for asynchronous handlers
 //! http         an HTTP client on a worker executor: names, proxies, TLS, kept connections
 //!
-//! config       file, environment, flags: one table of keys
-//!
 //! connection   a data shard's state machine: (input, now) → output
 //! link         job ring and reply rings between a shard and a worker
 //! dialect      how AI providers are asked and answer: six pure codecs, a row for each kind

@@ -95,10 +95,10 @@ impl<E: Usable, S: Usable + Clone> Host<E, S> {
 
     /// A grant at once, or a ticket to [`claim`](Self::claim) with.
     pub(super) fn ask(&mut self, now: Instant) -> Result<Grant<E, S>, u64> {
-        if self.waiting.is_empty() {
-            if let Some(grant) = self.next_grant(now) {
-                return Ok(grant);
-            }
+        if self.waiting.is_empty()
+            && let Some(grant) = self.next_grant(now)
+        {
+            return Ok(grant);
         }
         let ticket = self.next_ticket;
         self.next_ticket += 1;

@@ -15,7 +15,7 @@ use super::tap::{Tap, Tapped};
 use crate::dialect::Failure;
 
 /// Bytes of a response's head, and of what is read ahead of an HTTP/1 body.
-const HEAD_SIZE_MAX: usize = 64 << 10;
+const HEAD_SIZE_MAX: u32 = 64 << 10;
 const HEADERS_MAX: usize = 128;
 /// Bytes that the peer may send of one HTTP/2 response before we have read them.
 const STREAM_WINDOW: u32 = 64 << 10;
@@ -54,7 +54,7 @@ pub(super) async fn open(
             .initial_connection_window_size(
                 STREAM_WINDOW.saturating_mul(streams.saturating_add(1)).min(i32::MAX as u32),
             )
-            .max_header_list_size(HEAD_SIZE_MAX as u32)
+            .max_header_list_size(HEAD_SIZE_MAX)
             .max_concurrent_reset_streams(RESET_STREAMS_MAX)
             .handshake(io)
             .await;
@@ -64,8 +64,8 @@ pub(super) async fn open(
         Ok(Opened::Stream(stream))
     } else {
         let handshake = http1::Builder::new()
-            .max_buf_size(HEAD_SIZE_MAX)
-            .max_header_size(HEAD_SIZE_MAX)
+            .max_buf_size(HEAD_SIZE_MAX as usize)
+            .max_header_size(HEAD_SIZE_MAX as usize)
             .max_headers(HEADERS_MAX)
             .handshake(io)
             .await;

@@ -93,9 +93,7 @@ impl Pool {
             state.hosts.keys().cloned().collect()
         };
         for origin in &origins {
-            for shared in self.act(origin, |host, _| host.retire()) {
-                shared.tap.cut();
-            }
+            cut(self.act(origin, |host, _| host.retire()));
         }
     }
 
@@ -140,15 +138,17 @@ impl Drop for Place<'_> {
     fn drop(&mut self) {
         self.pool.act(self.origin, |host, now| match host.forget(self.ticket) {
             Some(Grant::Exclusive(exclusive)) => host.give_back(exclusive.id, exclusive, now),
-            // A connection that is closed by this had no stream but the one that was not taken.
-            Some(Grant::Stream(id, shared)) => {
-                if host.end_stream(id, false, now).is_some() {
-                    shared.tap.cut();
-                }
-            }
+            Some(Grant::Stream(id, _)) => cut(host.end_stream(id, false, now)),
             Some(Grant::Open) => host.not_opened(false),
             None => {}
         });
+    }
+}
+
+/// Closes what has had its last stream.
+fn cut(connections: impl IntoIterator<Item = Shared>) {
+    for shared in connections {
+        shared.tap.cut();
     }
 }
 
@@ -316,8 +316,6 @@ impl Drop for Stream {
             }
         };
         let end = |host: &mut PooledHost, now| host.end_stream(self.id, drain, now);
-        if let Some(shared) = self.pool.act(&self.origin, end) {
-            shared.tap.cut();
-        }
+        cut(self.pool.act(&self.origin, end));
     }
 }

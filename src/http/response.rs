@@ -15,8 +15,8 @@ use super::open::describe;
 use super::pool::{Exclusive, Pool, Stream};
 use crate::dialect::Failure;
 
-/// How long a connection may take to get ready for another request after it has answered one. It
-/// does at once, unless the server has answered without reading what it was sent.
+/// How long a connection may take to get ready for another request after it has answered one: its
+/// task has to have had a turn.
 const READY_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A response. Read to its end, it leaves its connection to the next request; dropped before, it
@@ -102,8 +102,13 @@ impl Response {
     }
 }
 
-/// Puts the connection back as soon as it is ready for another request.
+/// Puts the connection back as soon as it is ready for another request. Dropping it closes it.
 fn finish(pool: Arc<Pool>, origin: Arc<str>, mut exclusive: Exclusive) {
+    // The server has answered without taking the request: the next one would stand behind its rest.
+    // hyper does not know, because it counts what is in its own buffer as sent.
+    if exclusive.tap.is_writing() {
+        return;
+    }
     if exclusive.sender.is_ready() {
         pool.give_back(&origin, exclusive);
     } else if !exclusive.sender.is_closed() {

@@ -1,11 +1,10 @@
-//! A TCP connection: counted while it is open, and over for its peer the moment that it is dropped.
+//! A TCP connection that is counted while it is open.
 
-use std::future::Future;
 use std::io;
-use std::net::{Shutdown, SocketAddr};
-use std::pin::{Pin, pin};
+use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
 use futures_lite::{AsyncRead, AsyncWrite};
 use glommio::net::TcpStream;
@@ -49,17 +48,6 @@ impl Socket {
         let socket = Self { stream, _entered: entered };
         socket.stream.set_nodelay(true).map_err(io::Error::from)?;
         Ok(socket)
-    }
-}
-
-impl Drop for Socket {
-    /// Closing the descriptor would tell the peer only once the kernel has cancelled the poll that
-    /// the uring holds on the socket; a shutdown tells it now.
-    fn drop(&mut self) {
-        let shutdown = pin!(self.stream.shutdown(Shutdown::Both));
-        // It is one system call, so this polls it to its end. A peer that has gone already is why
-        // it would fail.
-        let _ = shutdown.poll(&mut Context::from_waker(Waker::noop()));
     }
 }
 
