@@ -149,11 +149,6 @@ impl Answer {
         self.usage = Some(usage);
     }
 
-    /// What was said about the cost so far.
-    pub(super) const fn usage_so_far(&self) -> Option<Usage> {
-        self.usage
-    }
-
     /// The model that answers.
     pub(super) fn model(&mut self, model: &str) {
         if !model.is_empty() && model != self.model {

@@ -40,8 +40,6 @@ mod refusal;
 mod row;
 mod rows;
 #[cfg(test)]
-mod splits;
-#[cfg(test)]
 mod testing;
 
 pub use answer::Keepsake;

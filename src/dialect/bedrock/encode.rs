@@ -195,9 +195,8 @@ fn segment(model: &str) -> Result<String, Failure> {
 #[cfg(test)]
 mod tests {
     use super::super::super::encode::{Keepsakes, NoKeepsakes};
-    use super::super::tests::ROW;
     use super::*;
-    use crate::dialect::Keepsake;
+    use crate::dialect::{Keepsake, testing};
     use crate::protocol::{JsonValue, Message, MessageRole, ToolCall};
 
     fn user(text: &str) -> Message {
@@ -225,15 +224,7 @@ mod tests {
     }
 
     fn encoding<'a>(model: &'a str, keepsakes: &'a dyn Keepsakes) -> Encoding<'a> {
-        Encoding {
-            row: &ROW,
-            model,
-            max_tokens_default: 8192,
-            drop_temperature: false,
-            context_size: None,
-            api_version: None,
-            keepsakes,
-        }
+        Encoding { model, keepsakes, ..testing::encoding("bedrock") }
     }
 
     fn encoded(request: &AIRequest) -> Value {

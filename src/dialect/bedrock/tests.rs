@@ -6,26 +6,14 @@ use std::path::{Path, PathBuf};
 use aws_smithy_eventstream::frame::write_message_to;
 use aws_smithy_types::event_stream::{Header, HeaderValue, Message as EventMessage};
 
-use super::super::{Auth, Class, Decoder, Dialect, Failure, Keepsake, Quirks, Row, ToolIds};
-use crate::protocol::{AIRequest, FinishReason, Message, MessageRole, StreamEvent, Usage};
-
-pub(super) const ROW: Row = Row {
-    kind: "bedrock",
-    dialect: Dialect::Bedrock,
-    base_url: "https://bedrock-runtime.{region}.amazonaws.com",
-    auth: Auth::Aws,
-    key_variables: &[],
-    needs_key: true,
-    headers: &[],
-    first_output_secs: Some(60),
-    models_path: "",
-    quirks: Quirks {
-        merge_same_role: true,
-        temperature_max: 1.0,
-        tool_ids: ToolIds::Max(64),
-        ..Quirks::NONE
-    },
+use crate::dialect::row::fnv1a;
+use crate::dialect::testing::{
+    Outcome, at_every_split, at_random_splits, cut_everywhere, decode, recorded,
 };
+use crate::dialect::{Class, Keepsake};
+use crate::protocol::{FinishReason, Usage};
+
+const KIND: &str = "bedrock";
 
 /// The bytes of one message of an event stream.
 pub(super) fn message(headers: &[(&str, &str)], payload: &str) -> Vec<u8> {
@@ -140,69 +128,12 @@ fn fixtures() -> [(&'static str, Vec<u8>); 3] {
     ]
 }
 
-fn decoder() -> Decoder {
-    let request = AIRequest::new("m", vec![Message::new(MessageRole::User, "12345678")]);
-    Decoder::new(&ROW, &request)
+fn whole(bytes: &[u8]) -> Outcome {
+    decode(KIND, [bytes])
 }
 
-/// What a body in these pieces gives, and how it ends.
-fn run(pieces: &[&[u8]]) -> (Vec<StreamEvent>, Result<(), Failure>) {
-    let mut decoder = decoder();
-    let mut events = Vec::new();
-    for piece in pieces {
-        let fed = decoder.feed(piece);
-        events.extend(std::iter::from_fn(|| decoder.next_event()));
-        if fed.is_err() {
-            return (events, fed);
-        }
-    }
-    let end = decoder.finish();
-    events.extend(std::iter::from_fn(|| decoder.next_event()));
-    (events, end)
-}
-
-fn whole(bytes: &[u8]) -> Vec<StreamEvent> {
-    let (events, end) = run(&[bytes]);
-    end.unwrap();
-    events
-}
-
-fn failure(events: &[(&str, &str)]) -> Failure {
-    run(&[&stream(events)]).1.unwrap_err()
-}
-
-fn text_of(events: &[StreamEvent]) -> String {
-    let text = |event: &StreamEvent| match event {
-        StreamEvent::Text { text } => Some(text.clone()),
-        _ => None,
-    };
-    events.iter().filter_map(text).collect()
-}
-
-fn reasoning_of(events: &[StreamEvent]) -> String {
-    let text = |event: &StreamEvent| match event {
-        StreamEvent::Reasoning { text } => Some(text.clone()),
-        _ => None,
-    };
-    events.iter().filter_map(text).collect()
-}
-
-/// Id, name and arguments of each call.
-fn calls_of(events: &[StreamEvent]) -> Vec<(String, String, String)> {
-    let call = |event: &StreamEvent| match event {
-        StreamEvent::ToolCall { tool_call: call } => {
-            Some((call.id.clone(), call.name.clone(), call.parameters.0.to_string()))
-        }
-        _ => None,
-    };
-    events.iter().filter_map(call).collect()
-}
-
-fn end_of(events: &[StreamEvent]) -> (FinishReason, Usage) {
-    match events.last() {
-        Some(StreamEvent::End { finish_reason, usage, .. }) => (*finish_reason, *usage),
-        _ => panic!("no end in {events:?}"),
-    }
+fn class_of(events: &[(&str, &str)]) -> Class {
+    whole(&stream(events)).failed().0
 }
 
 fn usage(input_tokens: u64, output_tokens: u64) -> Usage {
@@ -233,80 +164,49 @@ fn write_the_fixtures() {
 
 #[test]
 fn text_comes_with_its_end_and_usage() {
-    let events = whole(&fixtures()[0].1);
-    assert_eq!(text_of(&events), "Grüße aus Köln 😀\n");
-    assert_eq!(end_of(&events), (FinishReason::Length, usage(7, 5)));
-    assert_eq!(events.len(), 3);
+    let outcome = at_every_split(KIND, &fixtures()[0].1);
+    assert_eq!(outcome.text(), "Grüße aus Köln 😀\n");
+    assert_eq!(outcome.end(), (FinishReason::Length, usage(7, 5), "asked"));
+    assert_eq!(outcome.events.len(), 3);
 }
 
 #[test]
 fn calls_come_whole_with_the_reasoning_before_them() {
-    let bytes = &fixtures()[1].1;
-    let events = whole(bytes);
-    assert_eq!(reasoning_of(&events), "Two towns.");
-    assert_eq!(text_of(&events), "I shall look.");
-    let call = |id: &str, name: &str, arguments: &str| (id.into(), name.into(), arguments.into());
+    let outcome = at_every_split(KIND, &fixtures()[1].1);
+    assert_eq!(outcome.reasoning(), "Two towns.");
+    assert_eq!(outcome.text(), "I shall look.");
     assert_eq!(
-        calls_of(&events),
-        [call("tooluse_A", "weather", "{\"at\":\"Köln\"}"), call("tooluse_B", "time", "{}")]
+        outcome.told_calls(),
+        [
+            ("tooluse_A", "weather", "{\"at\":\"Köln\"}".to_owned()),
+            ("tooluse_B", "time", "{}".to_owned()),
+        ]
     );
     let with_cache = Usage { cached_input_tokens: Some(40), ..usage(45, 9) };
-    assert_eq!(end_of(&events), (FinishReason::ToolCalls, with_cache));
-
-    let mut decoder = decoder();
-    decoder.feed(bytes).unwrap();
+    assert_eq!(outcome.end(), (FinishReason::ToolCalls, with_cache, "asked"));
     let keepsake =
         Keepsake { signature: Some("c2lnbmVk".into()), reasoning: Some("Two towns.".into()) };
-    assert_eq!(decoder.take_keepsakes(), [("tooluse_A".to_owned(), keepsake)]);
+    assert_eq!(outcome.keepsakes, [("tooluse_A".to_owned(), keepsake)]);
 }
 
 #[test]
 fn what_the_provider_does_itself_and_what_is_new_is_passed_over() {
-    let events = whole(&fixtures()[2].1);
-    assert_eq!(text_of(&events), "It is 42.");
-    assert_eq!(end_of(&events), (FinishReason::Stop, usage(1, 2)));
-    assert_eq!(events.len(), 2);
-}
-
-#[test]
-fn the_splits_never_show() {
-    for (name, bytes) in fixtures() {
-        let expected = whole(&bytes);
-        for split in 0..=bytes.len() {
-            let (events, end) = run(&[&bytes[..split], &bytes[split..]]);
-            assert_eq!((events, end), (expected.clone(), Ok(())), "{name} at {split}");
-        }
-        let mut random = fastrand::Rng::with_seed(5);
-        for round in 0..200 {
-            let (mut pieces, mut rest) = (Vec::new(), bytes.as_slice());
-            while !rest.is_empty() {
-                let (piece, after) = rest.split_at(random.usize(1..=rest.len().min(100)));
-                pieces.push(piece);
-                rest = after;
-            }
-            assert_eq!(run(&pieces), (expected.clone(), Ok(())), "{name}, seed 5, round {round}");
-        }
-    }
+    let outcome = at_every_split(KIND, &fixtures()[2].1);
+    assert_eq!(outcome.text(), "It is 42.");
+    assert_eq!(outcome.end(), (FinishReason::Stop, usage(1, 2), "asked"));
+    assert_eq!(outcome.events.len(), 2);
 }
 
 #[test]
 fn a_cut_body_has_no_end_unless_message_stop_was_the_last_event() {
     for (name, bytes) in fixtures() {
-        let metadata = (1..bytes.len()).rev().find(|at| run(&[&bytes[..*at]]).1.is_ok());
-        let metadata = metadata.unwrap();
-        for cut in 0..bytes.len() {
-            let (events, end) = run(&[&bytes[..cut]]);
-            let has_end = matches!(events.last(), Some(StreamEvent::End { .. }));
-            assert_eq!(
-                (has_end, end.is_ok()),
-                (cut == metadata, cut == metadata),
-                "{name} at {cut}"
-            );
-            assert!(end.is_ok() || end.unwrap_err().class == Class::Incomplete, "{name} at {cut}");
+        let stopped = (1..bytes.len()).rev().find(|at| whole(&bytes[..*at]).has_end()).unwrap();
+        cut_everywhere(KIND, &bytes[..stopped], stopped);
+        for cut in (0..bytes.len()).filter(|cut| *cut != stopped) {
+            assert_eq!(whole(&bytes[..cut]).failed().0, Class::Incomplete, "{name} at {cut}");
         }
         // Without its metadata the answer is whole, and its cost a guess.
-        let events = run(&[&bytes[..metadata]]).0;
-        assert_eq!(end_of(&events).1.estimated, Some(true), "{name}");
+        assert_eq!(whole(&bytes[..stopped]).end().1.estimated, Some(true), "{name}");
     }
 }
 
@@ -316,9 +216,7 @@ fn damage_at_any_byte_is_a_bad_stream_without_an_end() {
         for at in 0..bytes.len() {
             let mut damaged = bytes.clone();
             damaged[at] ^= 0x10;
-            let (events, end) = run(&[&damaged]);
-            assert_eq!(end.unwrap_err().class, Class::BadStream, "{name} at {at}");
-            assert!(!matches!(events.last(), Some(StreamEvent::End { .. })), "{name} at {at}");
+            assert_eq!(whole(&damaged).failed().0, Class::BadStream, "{name} at {at}");
         }
     }
 }
@@ -343,11 +241,11 @@ fn stop_reasons_become_ours() {
         ("content_filtered", FinishReason::ContentFilter),
     ] {
         let stop = format!("{{\"stopReason\":\"{theirs}\"}}");
-        assert_eq!(end_of(&whole(&stream(&[("messageStop", &stop)]))).0, ours, "{theirs}");
+        assert_eq!(whole(&stream(&[("messageStop", &stop)])).end().0, ours, "{theirs}");
     }
     for theirs in ["malformed_model_output", "malformed_tool_use"] {
         let stop = format!("{{\"stopReason\":\"{theirs}\"}}");
-        assert_eq!(failure(&[("messageStop", &stop)]).class, Class::Server, "{theirs}");
+        assert_eq!(class_of(&[("messageStop", &stop)]), Class::Server, "{theirs}");
     }
 }
 
@@ -372,7 +270,7 @@ fn events_that_cannot_be_read_are_a_bad_stream() {
             ("messageStop", r#"{"stopReason":"tool_use"}"#),
         ],
     ] {
-        assert_eq!(failure(events).class, Class::BadStream, "{events:?}");
+        assert_eq!(class_of(events), Class::BadStream, "{events:?}");
     }
 }
 
@@ -384,11 +282,9 @@ fn an_exception_amid_the_answer_follows_what_was_sent() {
     ]);
     let headers = [(":message-type", "exception"), (":exception-type", "throttlingException")];
     bytes.extend(message(&headers, "{\"message\":\"Too many tokens\"}"));
-    let (events, end) = run(&[&bytes]);
-    assert_eq!(text_of(&events), "so far");
-    let failure = end.unwrap_err();
-    assert_eq!(failure.class, Class::RateLimited);
-    assert_eq!(failure.detail, "throttlingException: Too many tokens");
+    let outcome = at_every_split(KIND, &bytes);
+    assert_eq!(outcome.text(), "so far");
+    assert_eq!(outcome.failed(), (Class::RateLimited, "throttlingException: Too many tokens"));
 }
 
 #[test]
@@ -400,25 +296,25 @@ fn signatures_are_bounded_and_belong_to_one_block() {
         );
         event("contentBlockDelta", &payload)
     };
-    let mut decoder = decoder();
-    decoder.feed(&sign(0, "a")).unwrap();
-    decoder.feed(&sign(1, "b")).unwrap();
     let call = r#"{"contentBlockIndex":2,"start":{"toolUse":{"name":"f","toolUseId":"t"}}}"#;
-    decoder.feed(&event("contentBlockStart", call)).unwrap();
-    decoder.feed(&event("contentBlockStop", "{\"contentBlockIndex\":2}")).unwrap();
-    let kept = decoder.take_keepsakes();
+    let pieces = [
+        sign(0, "a"),
+        sign(1, "b"),
+        event("contentBlockStart", call),
+        event("contentBlockStop", "{\"contentBlockIndex\":2}"),
+    ];
+    let kept = whole(&pieces.concat()).keepsakes;
     assert_eq!(kept[0].1.signature.as_deref(), Some("b"));
     assert_eq!(kept[0].1.reasoning.as_deref(), Some("1"));
 
     let long = sign(0, &"x".repeat(1 << 18));
-    let (_, end) = run(&[&long, &long, &long, &long, &long]);
-    assert_eq!(end.unwrap_err().class, Class::BadStream);
+    let outcome = decode(KIND, [&long[..]; 5]);
+    assert_eq!(outcome.failed().0, Class::BadStream);
 }
 
-/// FNV-1a over the text, with its length: tells texts apart without repeating them.
+/// The text's length and FNV-1a: tells texts apart without repeating them.
 fn digest(text: &str) -> (usize, u64) {
-    let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-    (text.len(), text.bytes().fold(0xcbf2_9ce4_8422_2325, step))
+    (text.len(), fnv1a(text))
 }
 
 struct Recording {
@@ -480,27 +376,20 @@ const RECORDINGS: [Recording; 5] = [
 
 #[test]
 fn recordings_of_the_service_are_read_as_botocore_reads_them() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/recorded");
     for recording in &RECORDINGS {
         let name = recording.name;
-        let Ok(bytes) = fs::read(folder.join(name)) else {
-            println!("skipped: {name} is not in ../shared/recorded");
-            continue;
-        };
-        let events = whole(&bytes);
-        assert_eq!(digest(&text_of(&events)), recording.text, "{name}");
-        assert_eq!(digest(&reasoning_of(&events)), recording.reasoning, "{name}");
-        let calls = calls_of(&events);
-        let calls: Vec<_> = calls
-            .iter()
-            .map(|(id, name, text)| (id.as_str(), name.as_str(), text.as_str()))
-            .collect();
+        let Some(bytes) = recorded(name) else { return };
+        let outcome = at_random_splits(KIND, &bytes);
+        assert_eq!(digest(&outcome.text()), recording.text, "{name}");
+        assert_eq!(digest(&outcome.reasoning()), recording.reasoning, "{name}");
+        let calls = outcome.told_calls();
+        let calls: Vec<_> =
+            calls.iter().map(|(id, name, text)| (*id, *name, text.as_str())).collect();
         assert_eq!(calls, recording.calls, "{name}");
         let (input, output) = recording.usage;
-        assert_eq!(end_of(&events), (recording.finish, usage(input, output)), "{name}");
-        for size in [1, 2, 3, 7, 64, 1000] {
-            let pieces: Vec<&[u8]> = bytes.chunks(size).collect();
-            assert_eq!(run(&pieces), (events.clone(), Ok(())), "{name} in pieces of {size}");
+        assert_eq!(outcome.end(), (recording.finish, usage(input, output), "asked"), "{name}");
+        for size in [2, 3, 7, 64, 1000] {
+            assert_eq!(decode(KIND, bytes.chunks(size)), outcome, "{name} in pieces of {size}");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Google's generateContent, of the Gemini API and of Vertex AI.
 //!
 //! ```text
-//! request   a request in its words
+//! encode    a request in its words
 //! reader    its stream: each event is a whole response with the next pieces
 //! failure   what it says went wrong
 //! ```
@@ -12,11 +12,11 @@
 //! On Vertex AI the base URL ends in `/publishers/google` (with project and location before it), and
 //! path, body and stream are the same.
 
+mod encode;
 mod failure;
 mod reader;
-mod request;
 #[cfg(test)]
 mod tests;
 
+pub(super) use encode::encode;
 pub(super) use reader::Reader;
-pub(super) use request::encode;

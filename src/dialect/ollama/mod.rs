@@ -3,10 +3,10 @@
 //! The invariant to remember: **status 200 and a line say little.** A failure after the start is a line
 //! `{"error": …}`, and only a line with `"done": true` makes the answer whole.
 
+mod encode;
 mod reader;
-mod request;
 #[cfg(test)]
 mod tests;
 
+pub(super) use encode::encode;
 pub(super) use reader::Reader;
-pub(super) use request::encode;

@@ -2,25 +2,13 @@
 
 use serde_json::json;
 
-use crate::dialect::failure::Class;
+use crate::dialect::Class;
 use crate::dialect::testing::{
-    Outcome, at_every_split, at_random_splits, cut_everywhere, decode, recorded,
+    Outcome, at_every_split, at_random_splits, cut_everywhere, damaged, decode, recorded,
 };
-use crate::dialect::{Auth, Dialect, Quirks, Row};
 use crate::protocol::{FinishReason, StreamEvent, Usage};
 
-pub(super) const ROW: Row = Row {
-    kind: "ollama",
-    dialect: Dialect::Ollama,
-    base_url: "http://localhost:11434",
-    auth: Auth::Bearer,
-    key_variables: &[],
-    needs_key: false,
-    headers: &[],
-    first_output_secs: None,
-    models_path: "/api/tags",
-    quirks: Quirks::NONE,
-};
+const KIND: &str = "ollama";
 
 const TEXT: &str = include_str!("../../../tests/fixtures/providers/ollama/text.ndjson");
 const TOOLS: &str = include_str!("../../../tests/fixtures/providers/ollama/tools.ndjson");
@@ -39,12 +27,12 @@ fn usage(input_tokens: u64, output_tokens: u64) -> Usage {
 /// One line after the other.
 fn run(lines: &[serde_json::Value]) -> Outcome {
     let body: String = lines.iter().map(|line| format!("{line}\n")).collect();
-    decode(&ROW, [body.as_bytes()])
+    decode(KIND, [body.as_bytes()])
 }
 
 #[test]
 fn thinking_and_text_are_kept_apart() {
-    let outcome = at_every_split(&ROW, TEXT.as_bytes());
+    let outcome = at_every_split(KIND, TEXT.as_bytes());
     assert_eq!(
         outcome.events[..4],
         [
@@ -55,45 +43,40 @@ fn thinking_and_text_are_kept_apart() {
         ]
     );
     assert_eq!(outcome.end(), (FinishReason::Stop, usage(21, 40), "qwen3:8b"));
-    cut_everywhere(&ROW, TEXT.as_bytes(), TEXT.trim_end().len());
+    cut_everywhere(KIND, TEXT.as_bytes(), TEXT.trim_end().len());
 }
 
 #[test]
 fn calls_are_whole_and_their_numbers_begin_anew_in_each_line() {
-    let outcome = at_every_split(&ROW, TOOLS.as_bytes());
-    let calls = outcome.calls();
-    let told: Vec<_> = calls
-        .iter()
-        .map(|call| (call.id.as_str(), call.name.as_str(), &call.parameters.0))
-        .collect();
+    let outcome = at_every_split(KIND, TOOLS.as_bytes());
     assert_eq!(
-        told,
+        outcome.told_calls(),
         [
-            ("call", "look", &json!({"at": "Köln", "n": [1, 2.5]})),
-            ("call_x1", "list", &json!({})),
-            ("call", "look", &json!({"at": "Bonn"})),
+            ("call", "look", "{\"at\":\"Köln\",\"n\":[1,2.5]}".to_owned()),
+            ("call_x1", "list", "{}".to_owned()),
+            ("call", "look", "{\"at\":\"Bonn\"}".to_owned()),
         ]
     );
     assert_eq!(outcome.end(), (FinishReason::ToolCalls, usage(50, 20), "qwen3:8b"));
-    cut_everywhere(&ROW, TOOLS.as_bytes(), TOOLS.trim_end().len());
+    cut_everywhere(KIND, TOOLS.as_bytes(), TOOLS.trim_end().len());
 }
 
 #[test]
 fn the_last_line_may_have_text_and_lack_its_end() {
-    let outcome = at_every_split(&ROW, LENGTH.as_bytes());
+    let outcome = at_every_split(KIND, LENGTH.as_bytes());
     assert_eq!(outcome.text(), "One two three");
     assert_eq!(outcome.end(), (FinishReason::Length, usage(0, 3), "qwen3:8b"));
-    cut_everywhere(&ROW, LENGTH.as_bytes(), LENGTH.len());
+    cut_everywhere(KIND, LENGTH.as_bytes(), LENGTH.len());
 }
 
 #[test]
 fn a_line_with_an_error_is_a_failure_after_what_came_before() {
-    let outcome = at_every_split(&ROW, ERROR.as_bytes());
+    let outcome = at_every_split(KIND, ERROR.as_bytes());
     assert_eq!(outcome.events, [text("One moment")]);
     let failure = outcome.failure.unwrap();
     assert_eq!(failure.class, Class::Server);
     assert!(failure.detail.ends_with("CUDA error"));
-    cut_everywhere(&ROW, ERROR.as_bytes(), usize::MAX);
+    cut_everywhere(KIND, ERROR.as_bytes(), usize::MAX);
 }
 
 #[test]
@@ -111,7 +94,7 @@ fn an_errors_words_say_its_class() {
         (json!("llama runner process has terminated: signal: killed"), Class::Server),
         (json!({"message": "odd"}), Class::Server),
     ] {
-        assert_eq!(run(&[json!({"error": words})]).failure.unwrap().class, class, "{words}");
+        assert_eq!(run(&[json!({"error": words})]).failed().0, class, "{words}");
     }
 }
 
@@ -159,22 +142,29 @@ fn what_is_odd_is_skipped_or_refused() {
         json!({"message": {"content": 7}}),
         json!(7),
     ] {
-        assert_eq!(run(&[refused, done()]).failure.unwrap().class, Class::BadStream);
+        assert_eq!(run(&[refused, done()]).failed().0, Class::BadStream);
     }
     let text =
         json!({"message": {"tool_calls": [{"function": {"name": "x", "arguments": "{\"a\":1}"}}]}});
     assert_eq!(run(&[text, done()]).calls()[0].parameters.0, json!({"a": 1}));
-    assert_eq!(run(&[]).failure.unwrap().class, Class::Incomplete);
+    assert_eq!(run(&[]).failed().0, Class::Incomplete);
+}
+
+#[test]
+fn a_damaged_body_gives_something_or_fails() {
+    for body in [TEXT, TOOLS, LENGTH, ERROR] {
+        damaged(KIND, body.as_bytes());
+    }
 }
 
 /// As the Python package ollama 0.6.3 decodes it, which read the body from a server on this machine.
 #[test]
 fn the_recorded_body_is_decoded_as_its_own_client_does() {
     let Some(body) = recorded("genai-ollama_cloud-simple_stream-000.body") else { return };
-    let outcome = at_random_splits(&ROW, &body);
+    let outcome = at_random_splits(KIND, &body);
     let text = outcome.text();
     assert_eq!((text.len(), crc32c::crc32c(text.as_bytes())), (216, 0x170e_b6d9));
     assert_eq!((outcome.reasoning().as_str(), outcome.calls().len()), ("", 0));
     assert_eq!(outcome.end(), (FinishReason::Stop, usage(21, 40), "gemma3:4b"));
-    cut_everywhere(&ROW, &body, body.trim_ascii_end().len());
+    cut_everywhere(KIND, &body, body.trim_ascii_end().len());
 }

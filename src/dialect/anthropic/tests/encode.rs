@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::ROW;
-use crate::dialect::{Class, Encoding, Failure, Keepsake, Keepsakes, NoKeepsakes, Row};
+use crate::dialect::testing::{encoding, row};
+use crate::dialect::{Class, Encoding, Failure, Keepsake, Keepsakes, Quirks, Row};
 use crate::protocol::AIRequest;
 
 /// The same thoughts for every call whose id is `kept`, of this kind.
@@ -15,16 +15,6 @@ impl Keepsakes for Kept {
     }
 }
 
-const ENCODING: Encoding<'_> = Encoding {
-    row: &ROW,
-    model: "claude-test-1",
-    max_tokens_default: 8192,
-    drop_temperature: false,
-    context_size: None,
-    api_version: None,
-    keepsakes: &NoKeepsakes,
-};
-
 fn try_encode(encoding: &Encoding<'_>, request: &Value) -> Result<Value, Failure> {
     let request: AIRequest = serde_json::from_value(request.clone()).unwrap();
     let call = encoding.encode(&request)?;
@@ -33,7 +23,7 @@ fn try_encode(encoding: &Encoding<'_>, request: &Value) -> Result<Value, Failure
 }
 
 fn encode(request: Value) -> Value {
-    try_encode(&ENCODING, &request).unwrap()
+    try_encode(&encoding("anthropic"), &request).unwrap()
 }
 
 /// The `messages` for these messages, in a request with a tool.
@@ -72,7 +62,7 @@ fn everything_is_in_its_place() {
     assert_eq!(
         body,
         json!({
-            "model": "claude-test-1",
+            "model": "model-1",
             "max_tokens": 77,
             "stream": true,
             "system": "Be brief.\n\nBe kind.",
@@ -92,7 +82,7 @@ fn what_is_not_asked_for_is_left_out_but_for_the_bound_that_the_vendor_demands()
     assert_eq!(
         encode(json!({"model": "m", "systemPrompt": " \n", "messages": [said("user", "hi")]})),
         json!({
-            "model": "claude-test-1",
+            "model": "model-1",
             "max_tokens": 8192,
             "stream": true,
             "messages": [text("user", "hi")],
@@ -104,11 +94,11 @@ fn what_is_not_asked_for_is_left_out_but_for_the_bound_that_the_vendor_demands()
 fn temperature_is_clamped_and_dropped_where_the_model_refuses_it() {
     let request = json!({"model": "m", "messages": [said("user", "hi")], "temperature": 1.7});
     assert_eq!(encode(request.clone())["temperature"], 1.0);
-    let wide = Row { quirks: crate::dialect::Quirks::NONE, ..ROW };
-    let encoding = Encoding { row: &wide, ..ENCODING };
-    assert_eq!(try_encode(&encoding, &request).unwrap()["temperature"], 1.0);
-    let encoding = Encoding { drop_temperature: true, ..ENCODING };
-    assert_eq!(try_encode(&encoding, &request).unwrap().get("temperature"), None);
+    let wide = Row { quirks: Quirks::NONE, ..*row("anthropic") };
+    let clamped = Encoding { row: &wide, ..encoding("anthropic") };
+    assert_eq!(try_encode(&clamped, &request).unwrap()["temperature"], 1.0);
+    let dropped = Encoding { drop_temperature: true, ..encoding("anthropic") };
+    assert_eq!(try_encode(&dropped, &request).unwrap().get("temperature"), None);
 }
 
 #[test]
@@ -147,7 +137,10 @@ fn turns_alternate_begin_with_the_user_and_have_something_to_see() {
 fn a_request_of_blanks_is_refused() {
     for content in ["", " \n\t"] {
         let request = json!({"model": "m", "messages": [said("user", content)]});
-        assert_eq!(try_encode(&ENCODING, &request).unwrap_err().class, Class::BadRequest);
+        assert_eq!(
+            try_encode(&encoding("anthropic"), &request).unwrap_err().class,
+            Class::BadRequest
+        );
     }
 }
 
@@ -212,11 +205,12 @@ fn kept_thoughts_come_before_what_was_said_with_the_call() {
     let tool_use = json!({"type": "tool_use", "id": "kept", "name": "look", "input": {}});
     let said = json!({"type": "text", "text": "Let me look."});
     let thought = json!({"type": "thinking", "thinking": "hm", "signature": "sig"});
-    let body = try_encode(&Encoding { keepsakes: &kept, ..ENCODING }, &request).unwrap();
+    let body =
+        try_encode(&Encoding { keepsakes: &kept, ..encoding("anthropic") }, &request).unwrap();
     assert_eq!(body["messages"][1]["content"], json!([thought, said, tool_use]));
     // Another kind's row does not get them.
-    let other = Row { kind: "gateway", ..ROW };
-    let encoding = Encoding { row: &other, keepsakes: &kept, ..ENCODING };
+    let other = Row { kind: "gateway", ..*row("anthropic") };
+    let encoding = Encoding { row: &other, keepsakes: &kept, ..encoding("anthropic") };
     let body = try_encode(&encoding, &request).unwrap();
     assert_eq!(body["messages"][1]["content"], json!([said, tool_use]));
 }

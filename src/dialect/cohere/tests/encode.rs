@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use super::ROW;
-use crate::dialect::{Encoding, Keepsake, Keepsakes, NoKeepsakes};
+use crate::dialect::testing::encoding;
+use crate::dialect::{Encoding, Keepsake, Keepsakes};
 use crate::protocol::AIRequest;
 
 struct Kept;
@@ -14,16 +14,6 @@ impl Keepsakes for Kept {
         (kind == "cohere" && call_id == "c1").then_some(kept)
     }
 }
-
-const ENCODING: Encoding<'_> = Encoding {
-    row: &ROW,
-    model: "command-test",
-    max_tokens_default: 8192,
-    drop_temperature: false,
-    context_size: None,
-    api_version: None,
-    keepsakes: &NoKeepsakes,
-};
 
 fn encode(encoding: &Encoding<'_>, request: Value) -> Value {
     let request: AIRequest = serde_json::from_value(request).unwrap();
@@ -39,7 +29,7 @@ fn said(role: &str, text: &str) -> Value {
 #[test]
 fn everything_is_in_its_place() {
     let body = encode(
-        &ENCODING,
+        &encoding("cohere"),
         json!({
             "model": "m",
             "systemPrompt": "Be brief.",
@@ -52,7 +42,7 @@ fn everything_is_in_its_place() {
     assert_eq!(
         body,
         json!({
-            "model": "command-test",
+            "model": "model-1",
             "stream": true,
             "temperature": 1.0,
             "max_tokens": 77,
@@ -74,9 +64,11 @@ fn everything_is_in_its_place() {
 #[test]
 fn what_is_not_asked_for_is_left_out() {
     let request = json!({"model": "m", "messages": [said("user", "hi")], "temperature": 0.5});
-    let expected =
-        json!({"model": "command-test", "stream": true, "messages": [said("user", "hi")]});
-    assert_eq!(encode(&Encoding { drop_temperature: true, ..ENCODING }, request), expected);
+    let expected = json!({"model": "model-1", "stream": true, "messages": [said("user", "hi")]});
+    assert_eq!(
+        encode(&Encoding { drop_temperature: true, ..encoding("cohere") }, request),
+        expected
+    );
 }
 
 #[test]
@@ -97,7 +89,7 @@ fn a_call_goes_back_with_its_plan_and_its_result() {
         ],
         "tools": [{"name": "look"}],
     });
-    let body = encode(&Encoding { keepsakes: &Kept, ..ENCODING }, request);
+    let body = encode(&Encoding { keepsakes: &Kept, ..encoding("cohere") }, request);
     let call = |id: &str, arguments: &str| json!([{"id": id, "type": "function", "function": {"name": "look", "arguments": arguments}}]);
     assert_eq!(
         body["messages"],

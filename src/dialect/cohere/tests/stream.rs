@@ -1,10 +1,11 @@
 //! Bodies after the vendor's documents, against what the vendor's client (`cohere` 7.3.1) makes of
 //! them. Nobody has recorded the service for us.
 
-use super::ROW;
-use crate::dialect::splits::{decode, decode_at_every_split, decode_damaged, never_ends_before};
+use crate::dialect::testing::{at_every_split, cut_everywhere, damaged, decode, end_of};
 use crate::dialect::{Class, Keepsake};
 use crate::protocol::{FinishReason, StreamEvent, Usage};
+
+const KIND: &str = "cohere";
 
 const TEXT: &[u8] = include_bytes!("../../../../tests/fixtures/providers/cohere/text.sse");
 const TOOL_CALLS: &[u8] =
@@ -30,7 +31,7 @@ fn every_fixture_gives_what_the_vendors_client_gives_however_it_is_split() {
         (THINKING, "There are seve", "First, count them.", FinishReason::Length, (33, 12, None)),
         (BILLED_ONLY, "Yes.", "", FinishReason::Stop, (5, 2, None)),
     ] {
-        let decoded = decode_at_every_split(&ROW, body);
+        let decoded = at_every_split(KIND, body);
         assert_eq!(decoded.text(), text);
         assert_eq!(decoded.reasoning(), reasoning);
         let usage = Usage {
@@ -47,21 +48,16 @@ fn every_fixture_gives_what_the_vendors_client_gives_however_it_is_split() {
 
 #[test]
 fn calls_come_whole_and_the_plan_is_kept_for_the_first() {
-    let decoded = decode(&ROW, [TOOL_CALLS]);
-    let calls: Vec<_> = decoded
-        .calls()
-        .into_iter()
-        .map(|call| (call.id.as_str(), call.name.as_str(), call.parameters.0.clone()))
-        .collect();
+    let decoded = decode(KIND, [TOOL_CALLS]);
     assert_eq!(
-        calls,
+        decoded.told_calls(),
         [
             (
                 "get_weather_a1b2c3",
                 "get_weather",
-                serde_json::json!({"city": "Zürich", "days": [1, 2.5]})
+                "{\"city\":\"Zürich\",\"days\":[1,2.5]}".to_owned()
             ),
-            ("get_time_d4e5f6", "get_time", serde_json::json!({})),
+            ("get_time_d4e5f6", "get_time", "{}".to_owned()),
         ]
     );
     let kept = Keepsake { signature: None, reasoning: Some(PLAN.into()) };
@@ -74,8 +70,8 @@ fn a_call_is_given_as_soon_as_it_ends() {
     let (begin, _) = text
         .split_once("event: tool-call-start\ndata: {\"type\":\"tool-call-start\",\"index\":1")
         .unwrap();
-    let decoded = decode(&ROW, [begin.as_bytes()]);
-    assert_eq!(decoded.result.as_ref().unwrap_err().class, Class::Incomplete);
+    let decoded = decode(KIND, [begin.as_bytes()]);
+    assert_eq!(decoded.failed().0, Class::Incomplete);
     assert_eq!(decoded.calls().len(), 1);
 }
 
@@ -84,23 +80,21 @@ fn a_body_that_breaks_off_anywhere_has_no_end() {
     for body in [TEXT, TOOL_CALLS, THINKING, BILLED_ONLY] {
         let text = std::str::from_utf8(body).unwrap();
         let proof = text.lines().rfind(|line| line.contains("\"message-end\"")).unwrap();
-        never_ends_before(&ROW, body, proof);
+        cut_everywhere(KIND, body, end_of(body, proof));
     }
 }
 
 #[test]
 fn a_damaged_body_gives_something_or_fails() {
     for body in [TEXT, TOOL_CALLS, THINKING, BILLED_ONLY, ERROR] {
-        decode_damaged(&ROW, body);
+        damaged(KIND, body);
     }
 }
 
 #[test]
 fn an_error_at_the_end_or_instead_of_it_is_the_servers() {
-    let decoded = decode_at_every_split(&ROW, ERROR);
-    let failure = decoded.result.unwrap_err();
-    assert_eq!(failure.class, Class::Server);
-    assert_eq!(failure.detail, "the generation failed on our side");
+    let decoded = at_every_split(KIND, ERROR);
+    assert_eq!(decoded.failed(), (Class::Server, "the generation failed on our side"));
     assert_eq!(decoded.events, [StreamEvent::Text { text: "Half of an ans".into() }]);
     for (data, detail) in [
         (r#"{"type":"message-end","delta":{"finish_reason":"TIMEOUT"}}"#, "finish_reason TIMEOUT"),
@@ -110,8 +104,8 @@ fn an_error_at_the_end_or_instead_of_it_is_the_servers() {
         (r#"{"type":"error","message":7}"#, r#"{"type":"error","message":7}"#),
     ] {
         let body = format!("data: {data}\n\n");
-        let failure = decode_at_every_split(&ROW, body.as_bytes()).result.unwrap_err();
-        assert_eq!((failure.class, failure.detail.as_str()), (Class::Server, detail), "{data}");
+        let decoded = at_every_split(KIND, body.as_bytes());
+        assert_eq!(decoded.failed(), (Class::Server, detail), "{data}");
     }
 }
 
@@ -134,8 +128,8 @@ fn what_cannot_be_is_a_bad_stream() {
         ),
     ] {
         let body: String = events.iter().map(|data| format!("data: {data}\n\n")).collect();
-        let failure = decode_at_every_split(&ROW, body.as_bytes()).result.unwrap_err();
-        assert_eq!(failure.class, Class::BadStream, "{why}: {failure}");
+        let decoded = at_every_split(KIND, body.as_bytes());
+        assert_eq!(decoded.failed().0, Class::BadStream, "{why}");
     }
 }
 
@@ -144,7 +138,7 @@ fn the_end_closes_what_is_open_and_needs_no_reason() {
     let call = r#"{"type":"tool-call-start","index":0,"delta":{"message":{"tool_calls":{"id":"a","function":{"name":"f","arguments":"{}"}}}}}"#;
     let again = call.replace("\"a\"", "\"b\"");
     let body = format!("data: {call}\n\ndata: {again}\n\ndata: {{\"type\":\"message-end\"}}\n\n");
-    let decoded = decode_at_every_split(&ROW, body.as_bytes());
+    let decoded = at_every_split(KIND, body.as_bytes());
     let ids: Vec<_> = decoded.calls().into_iter().map(|call| call.id.as_str()).collect();
     assert_eq!(ids, ["a", "b"]);
     let (finish, usage, _) = decoded.end();

@@ -87,21 +87,12 @@ fn function(tool: &Tool) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dialect::encode::NoKeepsakes;
     use crate::dialect::failure::Class;
-    use crate::dialect::ollama::tests::ROW;
+    use crate::dialect::testing::encoding;
     use crate::protocol::{JsonValue, Message, MessageRole};
 
     fn body_with(context_size: Option<u32>, request: &AIRequest) -> Result<Value, Failure> {
-        let encoding = Encoding {
-            row: &ROW,
-            model: "qwen3:8b",
-            max_tokens_default: 8192,
-            drop_temperature: false,
-            context_size,
-            api_version: None,
-            keepsakes: &NoKeepsakes,
-        };
+        let encoding = Encoding { context_size, ..encoding("ollama") };
         let (path, body) = encode(&encoding, request)?;
         assert_eq!(path, "/api/chat");
         Ok(body)
@@ -117,7 +108,7 @@ mod tests {
         assert_eq!(
             body_with(None, &request).unwrap(),
             json!({
-                "model": "qwen3:8b",
+                "model": "model-1",
                 "messages": [{"role": "user", "content": "hi"}],
                 "stream": true,
             })
@@ -143,7 +134,7 @@ mod tests {
         assert_eq!(
             body_with(Some(32768), &request).unwrap(),
             json!({
-                "model": "qwen3:8b",
+                "model": "model-1",
                 "messages": [
                     {"role": "system", "content": "be brief"},
                     {"role": "user", "content": "hi"},

@@ -159,27 +159,20 @@ mod tests {
     use super::*;
     use crate::dialect::answer::Keepsake;
     use crate::dialect::encode::{Keepsakes, NoKeepsakes};
-    use crate::dialect::gemini::tests::ROW;
+    use crate::dialect::row::{Quirks, Row};
+    use crate::dialect::testing::{self, row};
     use crate::protocol::{JsonValue, Message, MessageRole};
 
     struct Kept(Keepsake);
 
     impl Keepsakes for Kept {
         fn find(&self, kind: &str, call_id: &str) -> Option<Keepsake> {
-            (kind == ROW.kind && call_id != "foreign").then(|| self.0.clone())
+            (kind == "gemini" && call_id != "foreign").then(|| self.0.clone())
         }
     }
 
     fn encoding<'a>(model: &'a str, keepsakes: &'a dyn Keepsakes) -> Encoding<'a> {
-        Encoding {
-            row: &ROW,
-            model,
-            max_tokens_default: 8192,
-            drop_temperature: false,
-            context_size: None,
-            api_version: None,
-            keepsakes,
-        }
+        Encoding { model, keepsakes, ..testing::encoding("gemini") }
     }
 
     fn user(text: &str) -> Message {
@@ -311,7 +304,7 @@ mod tests {
     fn neighbours_of_one_role_are_one_content_even_if_the_row_does_not_ask() {
         let mut request = answered("a", "found");
         request.messages.push(user("and now?"));
-        let row = crate::dialect::Row { quirks: crate::dialect::Quirks::NONE, ..ROW };
+        let row = Row { quirks: Quirks::NONE, ..*row("gemini") };
         let encoding = Encoding { row: &row, ..encoding("m", &NoKeepsakes) };
         let (_, body) = encode(&encoding, &request).unwrap();
         assert_eq!(body["contents"][2]["parts"][1], json!({"text": "and now?"}));

@@ -1,0 +1,5 @@
+//! The dialect as a whole, from outside.
+
+mod encode;
+mod recorded;
+mod stream;
