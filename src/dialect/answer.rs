@@ -40,6 +40,7 @@ pub(super) struct Answer {
     answer_chars: usize,
     /// Bytes of everything so far.
     size: usize,
+    has_output: bool,
     is_over: bool,
 }
 
@@ -68,6 +69,7 @@ impl Answer {
             prompt_chars,
             answer_chars: 0,
             size: 0,
+            has_output: false,
             is_over: false,
         }
     }
@@ -134,6 +136,16 @@ impl Answer {
         }
     }
 
+    /// The model has begun to say something, if only what nobody can read or is held back for now.
+    pub(super) const fn begin(&mut self) {
+        self.has_output = true;
+    }
+
+    /// Whether anything of text, reasoning or a call has come.
+    pub(super) const fn has_output(&self) -> bool {
+        self.has_output
+    }
+
     /// Why the answer ends. The last word counts.
     pub(super) fn finish(&mut self, reason: FinishReason) {
         self.finish = Some(reason);
@@ -148,7 +160,6 @@ impl Answer {
     pub(super) fn usage(&mut self, usage: Usage) {
         self.usage = Some(usage);
     }
-
     /// The model that answers.
     pub(super) fn model(&mut self, model: &str) {
         if !model.is_empty() && model != self.model {
@@ -206,6 +217,7 @@ impl Answer {
     }
 
     fn grow(&mut self, piece: &str) -> Result<(), Failure> {
+        self.has_output |= !piece.is_empty();
         self.size += piece.len();
         self.answer_chars += piece.chars().count();
         if self.size > ANSWER_SIZE_MAX {
@@ -217,6 +229,7 @@ impl Answer {
     }
 
     fn open_call(&mut self, index: u64) -> Result<&mut OpenCall, Failure> {
+        self.has_output = true;
         if let Some(at) = self.open.iter().position(|call| call.index == index) {
             return Ok(&mut self.open[at]);
         }

@@ -100,6 +100,13 @@ impl Decoder {
         self.answer.is_over()
     }
 
+    /// Whether the model has begun to answer: with text, with reasoning, or with a piece of a tool call,
+    /// which makes no event before the call is whole.
+    #[must_use]
+    pub const fn has_output(&self) -> bool {
+        self.answer.has_output()
+    }
+
     /// What the provider wants back with the tool calls so far, by the id that the client got; taken
     /// once.
     pub fn take_keepsakes(&mut self) -> Vec<(String, Keepsake)> {
@@ -113,5 +120,52 @@ impl Decoder {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dialect::testing::row;
+
+    /// Decodes two pieces of a body: with the first nothing has come, with the second something has,
+    /// though no event.
+    #[track_caller]
+    fn begins_with(kind: &str, nothing: &[u8], something: &[u8]) {
+        let mut decoder = Decoder::new(row(kind), &AIRequest::new("m", Vec::new()));
+        decoder.feed(nothing).unwrap();
+        assert!(!decoder.has_output(), "{kind}");
+        decoder.feed(something).unwrap();
+        assert!(decoder.has_output(), "{kind}");
+        assert_eq!(decoder.next_event(), None, "{kind}");
+    }
+
+    #[test]
+    fn an_answer_has_begun_when_its_first_piece_came_whether_it_makes_an_event_or_not() {
+        let event = |data: &str| format!("data: {data}\n\n").into_bytes();
+        let role = event(r#"{"choices":[{"delta":{"role":"assistant","content":""}}]}"#);
+        let call = event(r#"{"choices":[{"delta":{"tool_calls":[{"index":0,"id":"a"}]}}]}"#);
+        begins_with("openai", &role, &call);
+        begins_with("vllm", &role, &event(r#"{"choices":[{"delta":{"content":"<thi"}}]}"#));
+        let start = event(r#"{"type":"message_start","message":{"model":"m"}}"#);
+        for block in [r#""tool_use","id":"a","name":"f""#, r#""redacted_thinking","data":"eA==""#] {
+            let block = format!(
+                r#"{{"type":"content_block_start","index":0,"content_block":{{"type":{block}}}}}"#
+            );
+            begins_with("anthropic", &start, &event(&block));
+        }
+        begins_with(
+            "cohere",
+            &event(r#"{"type":"message-start"}"#),
+            &event(r#"{"type":"tool-call-start","delta":{"message":{"tool_calls":{"id":"a"}}}}"#),
+        );
+    }
+
+    #[cfg(feature = "bedrock")]
+    #[test]
+    fn a_call_without_its_end_is_the_beginning_of_an_answer() {
+        use crate::dialect::bedrock::tests::event;
+        let call = r#"{"contentBlockIndex":0,"start":{"toolUse":{"name":"f","toolUseId":"t"}}}"#;
+        begins_with("bedrock", &event("messageStart", "{}"), &event("contentBlockStart", call));
     }
 }

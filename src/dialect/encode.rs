@@ -1,13 +1,15 @@
 //! A request into what is sent, whatever the dialect.
 
-use serde_json::Value;
+use std::collections::HashSet;
+
+use serde_json::{Value, json};
 
 use super::answer::Keepsake;
 use super::conversation::Conversation;
 use super::failure::{Class, Failure};
-use super::row::{Dialect, Row};
+use super::row::{Dialect, Row, ToolIds};
 use super::{anthropic, cohere, gemini, ollama, openai};
-use crate::protocol::AIRequest;
+use crate::protocol::{AIRequest, Tool};
 
 /// What is sent, but for the host and the credentials. Always a POST with a JSON body.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,18 +101,115 @@ impl Encoding<'_> {
     }
 }
 
+/// The ids of a request's calls as the provider takes them, each once: some refuse an id that is there
+/// twice, and those of a client need not differ.
+///
+/// A conversation that grows keeps the ids that it had, so that the provider knows its beginning again.
+pub(super) struct CallIds {
+    rule: ToolIds,
+    used: HashSet<String>,
+    latest: String,
+}
+
+impl CallIds {
+    /// For a request to a provider that takes such ids.
+    pub(super) fn new(rule: ToolIds) -> Self {
+        Self { rule, used: HashSet::new(), latest: String::new() }
+    }
+
+    /// The id of the next call, which the client knows as `id`.
+    pub(super) fn begin(&mut self, id: &str) -> &str {
+        let mut fit = self.rule.fit(id).into_owned();
+        // Bounded: each round makes another one, and the ids used are finite.
+        for round in 2_u64.. {
+            if self.used.insert(fit.clone()) {
+                break;
+            }
+            fit = self.rule.fit(&format!("{id} {round}")).into_owned();
+        }
+        self.latest = fit;
+        &self.latest
+    }
+
+    /// The same, for the result, which follows its call.
+    pub(super) fn latest(&self) -> &str {
+        &self.latest
+    }
+}
+
 /// A tool call's arguments as an object, for dialects that take nothing else.
 pub(super) fn as_object(parameters: &Value) -> Value {
     match parameters {
         Value::Object(_) => parameters.clone(),
-        other => serde_json::json!({ "value": other }),
+        other => json!({ "value": other }),
     }
 }
 
 /// A tool's schema, or the one of a tool without arguments.
-pub(super) fn schema(tool: &crate::protocol::Tool) -> Value {
+pub(super) fn schema(tool: &Tool) -> Value {
     match &tool.parameters {
         Some(parameters) => parameters.0.clone(),
-        None => serde_json::json!({"type": "object", "properties": {}}),
+        None => json!({"type": "object", "properties": {}}),
+    }
+}
+
+/// The same, for providers that refuse a schema that does not say that it is one of an object.
+pub(super) fn object_schema(tool: &Tool) -> Value {
+    let mut schema = schema(tool);
+    if let Value::Object(schema) = &mut schema {
+        schema.entry("type").or_insert_with(|| "object".into());
+    }
+    schema
+}
+
+/// A tool as a function, as OpenAI's dialect has it and others have taken over.
+pub(super) fn function(tool: &Tool) -> Value {
+    let mut function = json!({"name": tool.name, "parameters": schema(tool)});
+    if let Some(description) = &tool.description {
+        function["description"] = description.as_str().into();
+    }
+    json!({"type": "function", "function": function})
+}
+
+/// A name as one segment of a path or one value of its query, so that no name leads elsewhere: all but
+/// the unreserved characters (RFC 3986, §2.3) and `@`, which stands in names of models, is encoded.
+pub(super) fn escaped(name: &str) -> String {
+    let mut escaped = String::with_capacity(name.len());
+    for byte in name.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-._~@".contains(&byte) {
+            escaped.push(char::from(byte));
+        } else {
+            escaped.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_call_of_a_request_has_an_id_of_its_own_that_fits() {
+        for rule in [ToolIds::Any, ToolIds::Alnum9, ToolIds::Max(40)] {
+            let given = ["abcdef123", "a.b", "a.b", "", "", "abcdef123", "abcdef123", "a.b 2"];
+            let ids = |count: usize| -> Vec<String> {
+                let mut ids = CallIds::new(rule);
+                let id = |given: &&str| {
+                    let id = ids.begin(given).to_owned();
+                    assert_eq!(ids.latest(), id);
+                    id
+                };
+                given[..count].iter().map(id).collect()
+            };
+            let all = ids(given.len());
+            assert_eq!(all[0], given[0], "it fits as it is");
+            assert!(all.iter().all(|id| rule.fit(id) == *id), "{all:?}");
+            let different: HashSet<&String> = all.iter().collect();
+            assert_eq!(different.len(), given.len(), "{all:?}");
+            for count in 0..given.len() {
+                assert_eq!(ids(count), all[..count], "a longer conversation begins the same");
+            }
+        }
     }
 }

@@ -5,12 +5,12 @@
 //! conversation  Conversation               a request in turns, as every dialect wants it
 //! encode        Call                       what is sent: path, headers, body
 //! framing       Frames                     bytes → events: SSE, NDJSON, AWS event stream
-//! event         kind, parse                what streams of named events share
+//! event         kind                       which event it is, in streams that name them
 //! answer        Answer                     events → text, reasoning, tool calls, usage, the end
 //! decode        Decoder                    both together: `feed`, `next_event`, `finish`
 //! failure       Failure, Class             what went wrong, and who may try again
 //! refusal       refusal                    what a status, its headers and its body mean
-//! json                                     JSON without copies, in bounds
+//! json          parse, Text                JSON without copies, in bounds
 //! openai anthropic gemini ollama bedrock cohere
 //! ```
 //!
@@ -47,7 +47,7 @@ pub use answer::Keepsake;
 pub use bedrock::signature;
 pub use decode::Decoder;
 pub use encode::{Call, Encoding, Keepsakes, NoKeepsakes};
-pub use failure::{Class, Failure, Hints};
+pub use failure::{Class, DETAIL_SIZE_MAX, Failure, Hints};
 pub use refusal::refusal;
 pub use row::{Auth, Dialect, Quirks, ROWS, Row, ToolIds, UrlForm};
 

@@ -129,6 +129,8 @@ fn take(decoder: &mut Decoder, outcome: &mut Outcome) {
         if let StreamEvent::ToolCall { tool_call } = &mut event {
             same_id(&mut tool_call.id);
         }
+        let is_end = matches!(event, StreamEvent::End { .. });
+        assert!(is_end || decoder.has_output(), "{event:?} before any output");
         outcome.events.push(event);
     }
     for (mut id, keepsake) in decoder.take_keepsakes() {

@@ -1,14 +1,12 @@
 //! A request in the vendor's words.
 
-use std::collections::HashSet;
-
 use serde_json::{Map, Value, json};
 
-use super::super::conversation::{Block, Conversation, Role, Turn};
-use super::super::encode::{Encoding, as_object, schema};
-use super::super::failure::{Class, Failure};
 use super::thoughts;
-use crate::protocol::{AIRequest, Tool, ToolCall};
+use crate::dialect::conversation::{Block, Conversation, Role, Turn};
+use crate::dialect::encode::{CallIds, Encoding, as_object, object_schema};
+use crate::dialect::failure::{Class, Failure};
+use crate::protocol::{AIRequest, Tool};
 
 /// The vendor's highest temperature.
 const TEMPERATURE_MAX: f64 = 1.0;
@@ -16,7 +14,7 @@ const TEMPERATURE_MAX: f64 = 1.0;
 const OPENING: &str = ".";
 
 /// The path and the body for `POST {base}/messages`.
-pub(in super::super) fn encode(
+pub(in crate::dialect) fn encode(
     encoding: &Encoding<'_>,
     request: &AIRequest,
 ) -> Result<(String, Value), Failure> {
@@ -40,12 +38,7 @@ pub(in super::super) fn encode(
 }
 
 fn tool(tool: &Tool) -> Value {
-    let mut schema = schema(tool);
-    if let Value::Object(schema) = &mut schema {
-        // The vendor refuses a schema that does not say so.
-        schema.entry("type").or_insert_with(|| "object".into());
-    }
-    let mut written = json!({"name": tool.name, "input_schema": schema});
+    let mut written = json!({"name": tool.name, "input_schema": object_schema(tool)});
     if let Some(description) = tool.description.as_deref().filter(|text| !is_blank(text)) {
         written["description"] = description.into();
     }
@@ -53,7 +46,8 @@ fn tool(tool: &Tool) -> Value {
 }
 
 fn messages(encoding: &Encoding<'_>, conversation: &Conversation<'_>) -> Result<Value, Failure> {
-    let mut messages = Messages::default();
+    let ids = CallIds::new(encoding.row.quirks.tool_ids);
+    let mut messages = Messages { list: Vec::new(), ids };
     for turn in &conversation.turns {
         messages.add(encoding, turn);
     }
@@ -61,10 +55,9 @@ fn messages(encoding: &Encoding<'_>, conversation: &Conversation<'_>) -> Result<
 }
 
 /// Messages that take turns, the user's first.
-#[derive(Default)]
 struct Messages {
     list: Vec<(Role, Vec<Value>)>,
-    ids: Ids,
+    ids: CallIds,
 }
 
 impl Messages {
@@ -75,7 +68,7 @@ impl Messages {
                 Block::Text(text) if is_blank(text) => {}
                 Block::Text(text) => self.message(turn.role).push(text_block(text)),
                 Block::Call(call) => {
-                    let id = self.ids.begin(call);
+                    let id = self.ids.begin(&call.id).to_owned();
                     let kept = encoding.keepsakes.find(encoding.row.kind, &call.id);
                     let thoughts = kept.map(thoughts::blocks).unwrap_or_default();
                     let message = self.message(turn.role);
@@ -138,39 +131,6 @@ impl Messages {
             json!({"role": role, "content": Value::Array(blocks)})
         };
         Ok(self.list.into_iter().map(write).collect())
-    }
-}
-
-/// The vendor's ids of calls: `^[a-zA-Z0-9_-]+$`, each once in a request. Ours are whatever a client
-/// keeps, and a client that moves over from another provider brings that one's.
-#[derive(Default)]
-struct Ids {
-    used: HashSet<String>,
-    latest: String,
-    count: usize,
-}
-
-impl Ids {
-    /// The id of a call.
-    fn begin(&mut self, call: &ToolCall) -> String {
-        self.count += 1;
-        let allowed = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-        let mut id: String = call.id.chars().map(|c| if allowed(c) { c } else { '_' }).collect();
-        if id.is_empty() {
-            id.push_str("call");
-        }
-        // Bounded: each round makes it longer than before, and the ids used are finite.
-        while self.used.contains(&id) {
-            id = format!("{id}-{}", self.count);
-        }
-        self.used.insert(id.clone());
-        self.latest.clone_from(&id);
-        id
-    }
-
-    /// The same, for the result, which follows its call.
-    fn latest(&self) -> &str {
-        &self.latest
     }
 }
 

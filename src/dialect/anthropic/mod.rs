@@ -3,7 +3,6 @@
 //! Sources: the vendor's client for Python (`anthropic` 2.14) and recordings of the service.
 
 mod encode;
-mod error;
 mod reader;
 #[cfg(test)]
 mod tests;

@@ -4,14 +4,15 @@
 //! vendor's own tools do on its side, which is not for us. Whatever is unknown is passed over, as
 //! the vendor asks of its clients.
 
-use super::super::answer::Answer;
-use super::super::decode;
-use super::super::event::{self, Text, parse};
-use super::super::failure::Failure;
-use super::super::framing::Frame;
-use super::error;
 use super::thoughts::Thoughts;
 use super::wire::{BlockDelta, BlockStart, BlockStop, Kinds, MessageDelta, MessageStart, Tokens};
+use crate::dialect::answer::Answer;
+use crate::dialect::decode;
+use crate::dialect::event;
+use crate::dialect::failure::Failure;
+use crate::dialect::framing::Frame;
+use crate::dialect::json::{or_empty, parse};
+use crate::dialect::refusal::in_band;
 use crate::protocol::{FinishReason, Usage};
 
 /// Blocks that are open at a time. The vendor opens one.
@@ -48,7 +49,7 @@ const READ: [&str; 8] = [
 ];
 
 #[derive(Debug, Default)]
-pub(in super::super) struct Reader {
+pub(in crate::dialect) struct Reader {
     open: Vec<Open>,
     thoughts: Thoughts,
     tokens: Tokens,
@@ -86,7 +87,7 @@ impl decode::Reader for Reader {
                 self.stop(answer)?;
                 return Ok(true);
             }
-            event::ERROR => Err(error::failure(frame.data)),
+            event::ERROR => Err(in_band(frame.data)),
             // `ping`, and what the vendor will think of.
             _ => Ok(()),
         };
@@ -121,18 +122,19 @@ impl Reader {
         }
         let kind = match &*block.kind {
             "text" => {
-                answer.text(text(&block.text))?;
+                answer.text(or_empty(&block.text))?;
                 Kind::Said
             }
             "thinking" => {
-                answer.reasoning(text(&block.thinking))?;
+                answer.reasoning(or_empty(&block.thinking))?;
                 self.thoughts.begin()?;
-                self.thoughts.think(text(&block.thinking));
-                self.thoughts.sign(text(&block.signature))?;
+                self.thoughts.think(or_empty(&block.thinking));
+                self.thoughts.sign(or_empty(&block.signature))?;
                 Kind::Said
             }
             "redacted_thinking" => {
-                self.thoughts.redacted(text(&block.data))?;
+                answer.begin();
+                self.thoughts.redacted(or_empty(&block.data))?;
                 Kind::Other
             }
             "tool_use" => {
@@ -152,15 +154,15 @@ impl Reader {
         match (&*delta.kind, open.map(|open| &mut open.kind)) {
             (_, Some(Kind::Other)) => Ok(()),
             // Some gateways do not begin a block that is only said.
-            ("text_delta", _) => answer.text(text(&delta.text)),
+            ("text_delta", _) => answer.text(or_empty(&delta.text)),
             ("thinking_delta", _) => {
-                answer.reasoning(text(&delta.thinking))?;
-                self.thoughts.think(text(&delta.thinking));
+                answer.reasoning(or_empty(&delta.thinking))?;
+                self.thoughts.think(or_empty(&delta.thinking));
                 Ok(())
             }
-            ("signature_delta", _) => self.thoughts.sign(text(&delta.signature)),
+            ("signature_delta", _) => self.thoughts.sign(or_empty(&delta.signature)),
             ("input_json_delta", Some(Kind::Call { input })) => {
-                let piece = text(&delta.partial_json);
+                let piece = or_empty(&delta.partial_json);
                 if !piece.is_empty() {
                     *input = None;
                 }
@@ -232,10 +234,6 @@ impl Reader {
         known.output_tokens_details = newer.output_tokens_details.or(known.output_tokens_details);
         answer.usage(usage(known));
     }
-}
-
-fn text<'a>(text: &'a Option<Text<'_>>) -> &'a str {
-    text.as_deref().unwrap_or("")
 }
 
 fn finish_reason(reason: &str) -> FinishReason {

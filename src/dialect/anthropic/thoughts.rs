@@ -7,8 +7,8 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::super::answer::Keepsake;
-use super::super::failure::Failure;
+use crate::dialect::answer::Keepsake;
+use crate::dialect::failure::Failure;
 
 /// Thoughts before one call.
 const THOUGHTS_COUNT_MAX: usize = 256;
@@ -116,8 +116,8 @@ pub(super) fn blocks(keepsake: Keepsake) -> Vec<Value> {
 mod tests {
     use serde_json::json;
 
-    use super::super::super::Class;
     use super::*;
+    use crate::dialect::Class;
 
     fn round_trip(thoughts: &mut Thoughts) -> Value {
         blocks(thoughts.take()).into()

@@ -5,7 +5,7 @@
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::super::event::Text;
+use crate::dialect::json::Text;
 
 /// `message_start`
 #[derive(Debug, Deserialize)]

@@ -4,18 +4,14 @@
 //! a pattern and is there once. What a conversation lacks of that is mended here.
 
 use std::borrow::Cow;
-use std::collections::HashSet;
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use serde_json::{Map, Value, json};
 
-use super::super::conversation::{Block, Role, Turn};
-use super::super::encode::{Encoding, as_object, schema};
-use super::super::failure::{Class, Failure};
+use crate::dialect::conversation::{Block, Role, Turn};
+use crate::dialect::encode::{CallIds, Encoding, as_object, escaped, object_schema};
+use crate::dialect::failure::{Class, Failure};
 use crate::protocol::{AIRequest, Tool};
 
-/// The longest id of a call, in bytes.
-const CALL_ID_SIZE_MAX: usize = 64;
 /// What the user says in a conversation that the assistant began.
 const OPENING: &str = ".";
 /// What a tool says that gave nothing.
@@ -56,7 +52,7 @@ fn messages(encoding: &Encoding<'_>, mut turns: Vec<Turn<'_>>) -> Result<Value, 
     {
         *text = Cow::Owned(text.trim_end().to_owned());
     }
-    let mut ids = Ids::default();
+    let mut ids = CallIds::new(encoding.row.quirks.tool_ids);
     let mut sides: Vec<(Role, Vec<Value>)> = Vec::new();
     for Turn { role, blocks } in turns {
         let blocks = blocks_of(encoding, &mut ids, &blocks);
@@ -86,7 +82,7 @@ fn messages(encoding: &Encoding<'_>, mut turns: Vec<Turn<'_>>) -> Result<Value, 
 }
 
 /// A turn's blocks.
-fn blocks_of(encoding: &Encoding<'_>, ids: &mut Ids, blocks: &[Block<'_>]) -> Vec<Value> {
+fn blocks_of(encoding: &Encoding<'_>, ids: &mut CallIds, blocks: &[Block<'_>]) -> Vec<Value> {
     let mut written = Vec::with_capacity(blocks.len());
     for block in blocks {
         match block {
@@ -104,7 +100,7 @@ fn blocks_of(encoding: &Encoding<'_>, ids: &mut Ids, blocks: &[Block<'_>]) -> Ve
             Block::Result { text, .. } => {
                 let text = if text.trim().is_empty() { EMPTY_RESULT } else { text };
                 written.push(json!({ "toolResult": {
-                    "toolUseId": ids.latest,
+                    "toolUseId": ids.latest(),
                     "content": [{ "text": text }],
                 }}));
             }
@@ -122,81 +118,31 @@ fn reasoning(encoding: &Encoding<'_>, call_id: &str) -> Option<Value> {
 }
 
 fn tool(tool: &Tool) -> Value {
-    let mut schema = schema(tool);
-    // Bedrock takes no schema that does not say that it is one of an object.
-    if let Value::Object(schema) = &mut schema {
-        schema.entry("type").or_insert_with(|| "object".into());
-    }
     let mut spec = Map::new();
     spec.insert("name".into(), tool.name.as_str().into());
     if let Some(description) = tool.description.as_deref().filter(|text| !text.trim().is_empty()) {
         spec.insert("description".into(), description.into());
     }
-    spec.insert("inputSchema".into(), json!({ "json": schema }));
+    spec.insert("inputSchema".into(), json!({ "json": object_schema(tool) }));
     json!({ "toolSpec": spec })
 }
 
-/// Ids of calls as Bedrock takes them: `[a-zA-Z0-9_-]{1,64}`, each once in a request. Ours are whatever
-/// a client keeps.
-#[derive(Default)]
-struct Ids {
-    used: HashSet<String>,
-    /// Of the last call, whose result is next.
-    latest: String,
-}
-
-impl Ids {
-    /// The id of the next call, which the client knows as `id`.
-    fn begin(&mut self, id: &str) -> &str {
-        let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
-        let mut ours = Cow::Borrowed(id);
-        if !(1..=CALL_ID_SIZE_MAX).contains(&id.len()) || !id.bytes().all(fits) {
-            ours = Cow::Owned(made_id(id, 0));
-        }
-        // Bounded: each round hashes another number, and the ids used are finite.
-        for round in 1.. {
-            if !self.used.contains(ours.as_ref()) {
-                break;
-            }
-            ours = Cow::Owned(made_id(id, round));
-        }
-        self.latest = ours.into_owned();
-        self.used.insert(self.latest.clone());
-        &self.latest
-    }
-}
-
-/// An id that is the same for the same arguments, so that a conversation that grows keeps its
-/// beginning, which the provider may have in its cache.
-fn made_id(id: &str, round: u64) -> String {
-    let mut hasher = DefaultHasher::new();
-    (id, round).hash(&mut hasher);
-    format!("call_{:016x}", hasher.finish())
-}
-
-/// The model's id or ARN as one segment of a path (RFC 3986 §2.3: everything but the unreserved
-/// characters is encoded).
+/// The model's id or ARN as one segment of a path.
 fn segment(model: &str) -> Result<String, Failure> {
     // Such a segment would name another path.
     if matches!(model, "" | "." | "..") {
         return Err(Failure::new(Class::BadRequest, "the model has no name"));
     }
-    let mut segment = String::with_capacity(model.len() + 16);
-    for byte in model.bytes() {
-        match byte {
-            b'-' | b'.' | b'_' | b'~' => segment.push(char::from(byte)),
-            _ if byte.is_ascii_alphanumeric() => segment.push(char::from(byte)),
-            _ => segment.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    Ok(segment)
+    Ok(escaped(model))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::encode::{Keepsakes, NoKeepsakes};
+    use std::collections::HashSet;
+
     use super::*;
-    use crate::dialect::{Keepsake, testing};
+    use crate::dialect::encode::{Keepsakes, NoKeepsakes};
+    use crate::dialect::{Keepsake, ToolIds, testing};
     use crate::protocol::{JsonValue, Message, MessageRole, ToolCall};
 
     fn user(text: &str) -> Message {
@@ -346,7 +292,7 @@ mod tests {
         }
         assert_eq!((sent.len(), sent[0]), (ids.len(), "tooluse_1-A"));
         for id in &sent {
-            assert_eq!(Ids::default().begin(id), *id, "it fits");
+            assert_eq!(ToolIds::Max(64).fit(id), *id, "it fits");
         }
         let different: HashSet<_> = sent.iter().collect();
         assert_eq!(different.len(), sent.len(), "{sent:?}");

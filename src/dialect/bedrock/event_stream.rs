@@ -11,9 +11,10 @@ use aws_smithy_eventstream::frame::read_message_from;
 use aws_smithy_types::event_stream::Message;
 use serde::Deserialize;
 
-use super::super::EVENT_SIZE_MAX;
-use super::super::failure::{Class, Failure};
-use super::super::framing::Frame;
+use crate::dialect::EVENT_SIZE_MAX;
+use crate::dialect::failure::{Class, Failure};
+use crate::dialect::framing::Frame;
+use crate::dialect::refusal::classify;
 
 /// Two lengths and their checksum, each a big-endian `u32`.
 const PRELUDE_SIZE: usize = 12;
@@ -124,32 +125,13 @@ fn exception_text(payload: &[u8]) -> Cow<'_, str> {
 fn exception(name: Option<&str>, text: &str) -> Failure {
     let name = name.unwrap_or("an error without a name");
     let detail = if text.is_empty() { name.to_owned() } else { format!("{name}: {text}") };
-    Failure::new(class_of(name), detail)
-}
-
-/// The class of an exception of this name. What has no row is the provider's failure.
-///
-/// The same names, some with a capital letter, are in the header `x-amzn-errortype` of an answer
-/// that is no stream, up to its first colon.
-fn class_of(name: &str) -> Class {
-    const CLASSES: [(&str, Class); 8] = [
-        ("throttlingException", Class::RateLimited),
-        ("serviceQuotaExceededException", Class::Quota),
-        ("serviceUnavailableException", Class::Overloaded),
-        ("modelNotReadyException", Class::Overloaded),
-        ("validationException", Class::BadRequest),
-        ("resourceNotFoundException", Class::BadRequest),
-        ("accessDeniedException", Class::Auth),
-        ("expiredTokenException", Class::Auth),
-    ];
-    let row = CLASSES.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
-    row.map_or(Class::Server, |(_, class)| *class)
+    Failure::new(classify(None, "", name, text), detail)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{event, message};
     use super::*;
+    use crate::dialect::bedrock::tests::{event, message};
 
     type Given = Vec<(String, Vec<u8>)>;
 

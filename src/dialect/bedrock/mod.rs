@@ -14,7 +14,7 @@ mod event_stream;
 mod reader;
 pub mod signature;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 pub(super) use encode::encode;
 pub(super) use event_stream::EventStream;

@@ -3,14 +3,13 @@
 //! The invariant to remember: **`messageStop` proves that the answer is whole**, and `metadata` with
 //! the usage comes after it.
 
-use std::borrow::Cow;
-
 use serde::Deserialize;
 
-use super::super::answer::{Answer, Keepsake};
-use super::super::decode;
-use super::super::failure::{Class, Failure};
-use super::super::framing::Frame;
+use crate::dialect::answer::{Answer, Keepsake};
+use crate::dialect::decode;
+use crate::dialect::failure::{Class, Failure};
+use crate::dialect::framing::Frame;
+use crate::dialect::json::{self, Text, or_empty};
 use crate::protocol::{FinishReason, Usage};
 
 /// Bytes of one signature. They are no part of the answer, so nothing else bounds them.
@@ -53,11 +52,11 @@ struct Start<'a> {
 #[serde(rename_all = "camelCase")]
 struct ToolUse<'a> {
     #[serde(borrow)]
-    tool_use_id: Cow<'a, str>,
+    tool_use_id: Text<'a>,
     #[serde(borrow)]
-    name: Cow<'a, str>,
-    #[serde(borrow, default, rename = "type")]
-    kind: Cow<'a, str>,
+    name: Text<'a>,
+    #[serde(borrow, rename = "type")]
+    kind: Option<Text<'a>>,
 }
 
 #[derive(Deserialize)]
@@ -68,13 +67,12 @@ struct BlockDelta<'a> {
     delta: Delta<'a>,
 }
 
-/// At most one of them is there. (A bare `Cow` borrows from the event; within an `Option` it would
-/// be copied.)
+/// At most one of them is there.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Delta<'a> {
-    #[serde(borrow, default)]
-    text: Cow<'a, str>,
+    #[serde(borrow)]
+    text: Option<Text<'a>>,
     #[serde(borrow)]
     tool_use: Option<Input<'a>>,
     #[serde(borrow)]
@@ -84,16 +82,16 @@ struct Delta<'a> {
 #[derive(Deserialize)]
 struct Input<'a> {
     #[serde(borrow)]
-    input: Cow<'a, str>,
+    input: Text<'a>,
 }
 
 /// A piece of reasoning or its signature. What the provider redacts is neither.
 #[derive(Deserialize)]
 struct Thought<'a> {
-    #[serde(borrow, default)]
-    text: Cow<'a, str>,
-    #[serde(borrow, default)]
-    signature: Cow<'a, str>,
+    #[serde(borrow)]
+    text: Option<Text<'a>>,
+    #[serde(borrow)]
+    signature: Option<Text<'a>>,
 }
 
 #[derive(Deserialize)]
@@ -106,7 +104,7 @@ struct BlockStop {
 #[serde(rename_all = "camelCase")]
 struct MessageStop<'a> {
     #[serde(borrow)]
-    stop_reason: Cow<'a, str>,
+    stop_reason: Text<'a>,
 }
 
 #[derive(Deserialize)]
@@ -160,7 +158,7 @@ impl Reader {
     fn start(&mut self, event: &BlockStart<'_>, answer: &mut Answer) -> Result<(), Failure> {
         let block = event.content_block_index;
         let Some(call) = &event.start.tool_use else { return Ok(()) };
-        if call.kind == "server_tool_use" {
+        if or_empty(&call.kind) == "server_tool_use" {
             self.own_call = Some(block);
             return Ok(());
         }
@@ -176,14 +174,14 @@ impl Reader {
 
     fn delta(&mut self, event: &BlockDelta<'_>, answer: &mut Answer) -> Result<(), Failure> {
         let block = event.content_block_index;
-        answer.text(&event.delta.text)?;
+        answer.text(or_empty(&event.delta.text))?;
         if let Some(Input { input }) = &event.delta.tool_use
             && self.own_call != Some(block)
         {
             answer.arguments(block, input)?;
         }
         if let Some(thought) = &event.delta.reasoning_content {
-            answer.reasoning(&thought.text)?;
+            answer.reasoning(or_empty(&thought.text))?;
             self.reasoning.add(block, thought)?;
         }
         Ok(())
@@ -197,8 +195,8 @@ impl Reasoning {
         if self.block != Some(block) {
             *self = Self { block: Some(block), ..Self::default() };
         }
-        self.text.push_str(&thought.text);
-        self.signature.push_str(&thought.signature);
+        self.text.push_str(or_empty(&thought.text));
+        self.signature.push_str(or_empty(&thought.signature));
         if self.signature.len() > SIGNATURE_SIZE_MAX {
             return Err(Failure::bad_stream(format!(
                 "a signature is larger than {SIGNATURE_SIZE_MAX} bytes"
@@ -241,8 +239,8 @@ fn finish_reason(reason: &str) -> Result<FinishReason, Failure> {
     })
 }
 
+/// Reads an event. Its checksums say that nothing of it is cut: what cannot be read is no beginning.
 fn parse<'a, T: Deserialize<'a>>(frame: Frame<'a>) -> Result<T, Failure> {
-    serde_json::from_slice(frame.data).map_err(|error| {
-        Failure::bad_stream(format!("an event {} that cannot be read: {error}", frame.name))
-    })
+    json::parse(frame.data)
+        .map_err(|failure| Failure::bad_stream(format!("{}: {}", frame.name, failure.detail)))
 }

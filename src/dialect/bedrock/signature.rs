@@ -16,7 +16,7 @@ use aws_smithy_runtime_api::client::identity::Identity;
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::super::failure::{Class, Failure};
+use crate::dialect::failure::{Class, Failure};
 
 /// The name under which AWS knows the service in signatures.
 const SERVICE: &str = "bedrock";

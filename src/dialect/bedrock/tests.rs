@@ -28,7 +28,7 @@ pub(super) fn message(headers: &[(&str, &str)], payload: &str) -> Vec<u8> {
 }
 
 /// The bytes of an event with the headers that Bedrock gives it.
-pub(super) fn event(name: &str, payload: &str) -> Vec<u8> {
+pub(in crate::dialect) fn event(name: &str, payload: &str) -> Vec<u8> {
     message(
         &[(":event-type", name), (":content-type", "application/json"), (":message-type", "event")],
         payload,

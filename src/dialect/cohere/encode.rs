@@ -2,13 +2,13 @@
 
 use serde_json::{Map, Value, json};
 
-use super::super::conversation::{Conversation, Role, Turn};
-use super::super::encode::{Encoding, schema};
-use super::super::failure::Failure;
-use crate::protocol::{AIRequest, Tool, ToolCall};
+use crate::dialect::conversation::{Conversation, Role, Turn};
+use crate::dialect::encode::{Encoding, function};
+use crate::dialect::failure::Failure;
+use crate::protocol::{AIRequest, ToolCall};
 
 /// The path and the body for `POST {base}/v2/chat`.
-pub(in super::super) fn encode(
+pub(in crate::dialect) fn encode(
     encoding: &Encoding<'_>,
     request: &AIRequest,
 ) -> Result<(String, Value), Failure> {
@@ -23,18 +23,10 @@ pub(in super::super) fn encode(
         body.insert("temperature".into(), temperature.into());
     }
     if !conversation.tools.is_empty() {
-        body.insert("tools".into(), conversation.tools.iter().map(tool).collect());
+        body.insert("tools".into(), conversation.tools.iter().map(function).collect());
     }
     body.insert("messages".into(), messages(encoding, &conversation).into());
     Ok(("/v2/chat".into(), body.into()))
-}
-
-fn tool(tool: &Tool) -> Value {
-    let mut function = json!({"name": tool.name, "parameters": schema(tool)});
-    if let Some(description) = &tool.description {
-        function["description"] = description.as_str().into();
-    }
-    json!({"type": "function", "function": function})
 }
 
 fn messages(encoding: &Encoding<'_>, conversation: &Conversation<'_>) -> Vec<Value> {

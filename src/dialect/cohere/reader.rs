@@ -1,13 +1,15 @@
 //! The events of the stream into an answer.
 
-use super::super::answer::{Answer, Keepsake};
-use super::super::decode;
-use super::super::event::{self, Text, parse};
-use super::super::failure::{Class, Failure};
-use super::super::framing::Frame;
 use super::wire::{
-    Call, CallEnd, Cost, ErrorEvent, Event, MessageEnd, Tokens, WithCall, WithContent, WithPlan,
+    Call, CallEnd, Cost, Event, MessageEnd, Tokens, WithCall, WithContent, WithPlan,
 };
+use crate::dialect::answer::{Answer, Keepsake};
+use crate::dialect::decode;
+use crate::dialect::event;
+use crate::dialect::failure::Failure;
+use crate::dialect::framing::Frame;
+use crate::dialect::json::{or_empty, parse};
+use crate::dialect::refusal::{classify, in_band};
 use crate::protocol::{FinishReason, Usage};
 
 const CONTENT_START: &str = "content-start";
@@ -31,7 +33,7 @@ const KNOWN: [&str; 8] = [
 ];
 
 #[derive(Debug, Default)]
-pub(in super::super) struct Reader {
+pub(in crate::dialect) struct Reader {
     /// What the model plans to do with its tools, which the vendor wants back. (An answer bounds
     /// what it consists of.)
     plan: String,
@@ -55,7 +57,7 @@ impl decode::Reader for Reader {
                 end(frame.data, answer)?;
                 return Ok(true);
             }
-            event::ERROR => return Err(failure(frame.data)),
+            event::ERROR => return Err(in_band(frame.data)),
             _ => {}
         }
         Ok(false)
@@ -71,7 +73,7 @@ impl Reader {
     fn plan(&mut self, data: &[u8], answer: &mut Answer) -> Result<(), Failure> {
         let (_, message) = parse::<Event<WithPlan<'_>>>(data)?.parts();
         let plan = message.and_then(|message| message.tool_plan);
-        let piece = text(&plan);
+        let piece = or_empty(&plan);
         answer.reasoning(piece)?;
         self.plan.push_str(piece);
         Ok(())
@@ -97,15 +99,15 @@ impl Reader {
 fn content(data: &[u8], answer: &mut Answer) -> Result<(), Failure> {
     let (_, message) = parse::<Event<WithContent<'_>>>(data)?.parts();
     if let Some(content) = message.and_then(|message| message.content) {
-        answer.reasoning(text(&content.thinking))?;
-        answer.text(text(&content.text))?;
+        answer.reasoning(or_empty(&content.thinking))?;
+        answer.text(or_empty(&content.text))?;
     }
     Ok(())
 }
 
 fn arguments(index: u64, call: Option<Call<'_>>, answer: &mut Answer) -> Result<(), Failure> {
     let arguments = call.and_then(|call| call.function).and_then(|function| function.arguments);
-    answer.arguments(index, text(&arguments))
+    answer.arguments(index, or_empty(&arguments))
 }
 
 fn end(data: &[u8], answer: &mut Answer) -> Result<(), Failure> {
@@ -113,11 +115,14 @@ fn end(data: &[u8], answer: &mut Answer) -> Result<(), Failure> {
         answer.finish(FinishReason::Stop);
         return Ok(());
     };
-    let (reason, error) = (text(&outcome.finish_reason), text(&outcome.error));
+    let (reason, error) = (or_empty(&outcome.finish_reason), or_empty(&outcome.error));
     answer.finish(match reason {
-        _ if !error.is_empty() => return Err(Failure::new(Class::Server, error)),
+        _ if !error.is_empty() => {
+            return Err(Failure::new(classify(None, "", reason, error), error));
+        }
         "ERROR" | "TIMEOUT" => {
-            return Err(Failure::new(Class::Server, format!("finish_reason {reason}")));
+            let class = classify(None, "", reason, "");
+            return Err(Failure::new(class, format!("finish_reason {reason}")));
         }
         "MAX_TOKENS" => FinishReason::Length,
         "TOOL_CALL" => FinishReason::ToolCalls,
@@ -148,16 +153,4 @@ fn usage(cost: Cost) -> Option<Usage> {
 fn whole(number: f64) -> u64 {
     // Note: `as` gives 0 for what is negative and the maximum for what is too large.
     number as u64
-}
-
-/// What an error event says; the status that would tell its class is not in it.
-fn failure(data: &[u8]) -> Failure {
-    match parse::<ErrorEvent<'_>>(data) {
-        Ok(error) => Failure::new(Class::Server, &*error.message),
-        Err(_) => Failure::new(Class::Server, String::from_utf8_lossy(data)),
-    }
-}
-
-fn text<'a>(text: &'a Option<Text<'_>>) -> &'a str {
-    text.as_deref().unwrap_or("")
 }

@@ -4,7 +4,7 @@
 
 use serde::Deserialize;
 
-use super::super::event::Text;
+use crate::dialect::json::Text;
 
 /// Any event with a message in it. `C` is what the message has.
 #[derive(Debug, Deserialize)]
@@ -111,11 +111,4 @@ pub(super) struct Cost {
 pub(super) struct Tokens {
     pub(super) input_tokens: Option<f64>,
     pub(super) output_tokens: Option<f64>,
-}
-
-/// An error in the form of the vendor's answers with an HTTP status.
-#[derive(Debug, Deserialize)]
-pub(super) struct ErrorEvent<'a> {
-    #[serde(borrow)]
-    pub(super) message: Text<'a>,
 }

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::dialect::conversation::{Block, Conversation, Role, Turn};
-use crate::dialect::encode::{Encoding, as_object, schema};
+use crate::dialect::encode::{Encoding, as_object, escaped, schema};
 use crate::dialect::failure::{Class, Failure};
 use crate::protocol::{AIRequest, Tool, ToolCall};
 
@@ -21,7 +21,7 @@ pub(in crate::dialect) fn encode(
     if model.is_empty() {
         return Err(Failure::new(Class::BadRequest, "the model has no name"));
     }
-    let path = format!("/models/{}:streamGenerateContent?alt=sse", segment(model));
+    let path = format!("/models/{}:streamGenerateContent?alt=sse", escaped(model));
     let mut body = Map::new();
     body.insert("contents".into(), contents(&conversation, encoding, model));
     if !conversation.system.is_empty() {
@@ -138,20 +138,6 @@ fn declaration(tool: &Tool) -> Value {
     // The older `parameters` takes only a part of JSON Schema.
     declaration.insert("parametersJsonSchema".into(), schema(tool));
     declaration.into()
-}
-
-/// A name as one segment of a path (RFC 3986 §3.3), so that no name leads elsewhere.
-fn segment(name: &str) -> String {
-    let mut segment = String::with_capacity(name.len());
-    for byte in name.bytes() {
-        match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b'@' => {
-                segment.push(char::from(byte));
-            }
-            _ => segment.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    segment
 }
 
 #[cfg(test)]

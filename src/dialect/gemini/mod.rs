@@ -3,7 +3,6 @@
 //! ```text
 //! encode    a request in its words
 //! reader    its stream: each event is a whole response with the next pieces
-//! failure   what it says went wrong
 //! ```
 //!
 //! The invariant to remember: **the reason for the end is not the end.** Usage may follow it, and no
@@ -13,7 +12,6 @@
 //! path, body and stream are the same.
 
 mod encode;
-mod failure;
 mod reader;
 #[cfg(test)]
 mod tests;

@@ -1,14 +1,15 @@
 //! Its stream: server-sent events without names, each a whole GenerateContentResponse.
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::Value;
 
-use super::failure::failure;
 use crate::dialect::answer::{Answer, Keepsake};
 use crate::dialect::decode;
 use crate::dialect::failure::{Class, Failure};
 use crate::dialect::framing::Frame;
 use crate::dialect::json::{Few, First, Text, or_empty, parse};
+use crate::dialect::refusal::in_band;
 use crate::protocol::{FinishReason, Usage};
 
 /// Reads the events of one answer.
@@ -28,7 +29,7 @@ struct Response<'a> {
     prompt_feedback: Option<PromptFeedback<'a>>,
     usage_metadata: Option<UsageMetadata>,
     model_version: Option<Text<'a>>,
-    error: Option<Value>,
+    error: Option<IgnoredAny>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -96,8 +97,8 @@ impl decode::Reader for Reader {
             return Err(wrapped(data));
         }
         let response: Response<'_> = parse(data)?;
-        if let Some(error) = response.error {
-            return Err(failure(&error));
+        if response.error.is_some() {
+            return Err(in_band(data));
         }
         if let Some(model) = response.model_version {
             answer.model(&model);
@@ -129,13 +130,13 @@ impl Reader {
             if let Some(call) = part.function_call {
                 self.call(&call, part.thought_signature.as_ref(), answer)?;
             } else if part.thought == Some(true) {
-                answer.reasoning(or_empty(part.text.as_ref()))?;
+                answer.reasoning(or_empty(&part.text))?;
             } else {
-                answer.text(or_empty(part.text.as_ref()))?;
+                answer.text(or_empty(&part.text))?;
             }
         }
         if let Some(reason) = candidate.finish_reason
-            && let Some(reason) = finish(&reason, or_empty(candidate.finish_message.as_ref()))?
+            && let Some(reason) = finish(&reason, or_empty(&candidate.finish_message))?
         {
             answer.finish(reason);
         }
@@ -188,7 +189,7 @@ fn finish(reason: &str, message: &str) -> Result<Option<FinishReason>, Failure> 
 /// What to make of an array: Google wraps an error in one now and then.
 fn wrapped(data: &[u8]) -> Failure {
     match parse::<First<Response<'_>>>(data) {
-        Ok(First(Some(Response { error: Some(error), .. }))) => failure(&error),
+        Ok(First(Some(Response { error: Some(_), .. }))) => in_band(data),
         Ok(_) => Failure::bad_stream("an event is an array, which only an error may be"),
         Err(failure) => failure,
     }

@@ -3,9 +3,9 @@
 use serde_json::{Map, Value, json};
 
 use crate::dialect::conversation::{Conversation, Role, Turn};
-use crate::dialect::encode::{Encoding, as_object, schema};
+use crate::dialect::encode::{Encoding, as_object, function};
 use crate::dialect::failure::Failure;
-use crate::protocol::{AIRequest, Tool, ToolCall};
+use crate::protocol::{AIRequest, ToolCall};
 
 /// Path and body.
 pub(in crate::dialect) fn encode(
@@ -19,8 +19,7 @@ pub(in crate::dialect) fn encode(
     // Its own default, but said: old servers and gateways differ.
     body.insert("stream".into(), true.into());
     if !conversation.tools.is_empty() {
-        let tools: Vec<Value> = conversation.tools.iter().map(function).collect();
-        body.insert("tools".into(), tools.into());
+        body.insert("tools".into(), conversation.tools.iter().map(function).collect());
     }
     let mut options = Map::new();
     if let Some(temperature) = encoding.temperature(request) {
@@ -76,20 +75,12 @@ fn call(call: &ToolCall) -> Value {
     json!({"function": {"name": call.name, "arguments": as_object(&call.parameters.0)}})
 }
 
-fn function(tool: &Tool) -> Value {
-    let mut function = json!({"name": tool.name, "parameters": schema(tool)});
-    if let Some(description) = &tool.description {
-        function["description"] = description.clone().into();
-    }
-    json!({"type": "function", "function": function})
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::dialect::failure::Class;
     use crate::dialect::testing::encoding;
-    use crate::protocol::{JsonValue, Message, MessageRole};
+    use crate::protocol::{JsonValue, Message, MessageRole, Tool};
 
     fn body_with(context_size: Option<u32>, request: &AIRequest) -> Result<Value, Failure> {
         let encoding = Encoding { context_size, ..encoding("ollama") };

@@ -1,6 +1,7 @@
 //! Its stream: one JSON object a line.
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::Value;
 
 use crate::dialect::answer::Answer;
@@ -8,6 +9,7 @@ use crate::dialect::decode;
 use crate::dialect::failure::{Class, Failure};
 use crate::dialect::framing::Frame;
 use crate::dialect::json::{Few, Text, or_empty, parse};
+use crate::dialect::refusal::in_band;
 use crate::protocol::{FinishReason, Usage};
 
 /// Reads the lines of one answer.
@@ -27,7 +29,7 @@ struct Line<'a> {
     done_reason: Option<Text<'a>>,
     prompt_eval_count: Option<u64>,
     eval_count: Option<u64>,
-    error: Option<Value>,
+    error: Option<IgnoredAny>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -57,15 +59,15 @@ struct Function<'a> {
 impl decode::Reader for Reader {
     fn read(&mut self, frame: Frame<'_>, answer: &mut Answer) -> Result<bool, Failure> {
         let line: Line<'_> = parse(frame.data)?;
-        if let Some(error) = &line.error {
-            return Err(failure(error));
+        if line.error.is_some() {
+            return Err(failure(frame.data));
         }
         if let Some(model) = &line.model {
             answer.model(model);
         }
         if let Some(message) = &line.message {
-            answer.reasoning(or_empty(message.thinking.as_ref()))?;
-            answer.text(or_empty(message.content.as_ref()))?;
+            answer.reasoning(or_empty(&message.thinking))?;
+            answer.text(or_empty(&message.content))?;
             for call in &message.tool_calls.0 {
                 self.call(call, answer)?;
             }
@@ -80,7 +82,7 @@ impl decode::Reader for Reader {
             let total_tokens = input_tokens.saturating_add(output_tokens);
             answer.usage(Usage { input_tokens, output_tokens, total_tokens, ..Usage::default() });
         }
-        answer.finish(finish(or_empty(line.done_reason.as_ref()))?);
+        answer.finish(finish(or_empty(&line.done_reason))?);
         Ok(true)
     }
 
@@ -122,23 +124,27 @@ fn finish(reason: &str) -> Result<FinishReason, Failure> {
     }
 }
 
-/// What an `error` says. There is a text and nothing else, so the class is read from the words.
-fn failure(error: &Value) -> Failure {
-    let text = error.as_str().map_or_else(|| error.to_string(), str::to_owned);
-    let words = text.to_ascii_lowercase();
-    let has = |any: &[&str]| any.iter().any(|part| words.contains(part));
-    let class = if has(&["unauthorized", "forbidden", "api key", "not signed in"]) {
-        Class::Auth
-    } else if has(&["usage limit", "quota"]) {
-        Class::Quota
-    } else if has(&["too many requests", "rate limit"]) {
-        Class::RateLimited
-    } else if has(&["overloaded", "server busy", "maximum pending requests"]) {
-        Class::Overloaded
-    } else if has(&["not found", "does not support", "context length", "invalid"]) {
-        Class::BadRequest
-    } else {
-        Class::Server
-    };
-    Failure::new(class, text)
+/// What a line with an `error` says: a text and nothing else. Where the shared table wants a name or a
+/// status, the words stand for one; those that condemn a key count only where no request's own text
+/// can stand.
+fn failure(line: &[u8]) -> Failure {
+    let mut failure = in_band(line);
+    if failure.class == Class::Server {
+        let text = failure.detail.to_ascii_lowercase();
+        let begins = |any: &[&str]| any.iter().any(|part| text.starts_with(part));
+        let has = |any: &[&str]| any.iter().any(|part| text.contains(part));
+        failure.class = if begins(&["unauthorized", "forbidden", "not signed in"]) {
+            Class::Auth
+        } else if begins(&["you have reached", "you've reached"]) && has(&["usage limit", "quota"])
+        {
+            Class::Quota
+        } else if has(&["server busy", "maximum pending requests"]) {
+            Class::Overloaded
+        } else if has(&["not found", "does not support", "context length", "invalid"]) {
+            Class::BadRequest
+        } else {
+            Class::Server
+        };
+    }
+    failure
 }

@@ -85,6 +85,8 @@ fn an_errors_words_say_its_class() {
         (json!("model \"nope\" not found, try pulling it first"), Class::BadRequest),
         (json!("registry.ollama.ai/library/gemma does not support tools"), Class::BadRequest),
         (json!("unauthorized"), Class::Auth),
+        (json!("invalid api key"), Class::Auth),
+        (json!("tool \"usage limit\" not found"), Class::BadRequest),
         (json!("you have reached your weekly usage limit"), Class::Quota),
         (json!("Too Many Requests"), Class::RateLimited),
         (

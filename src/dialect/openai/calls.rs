@@ -1,6 +1,7 @@
 //! Which call a piece of one belongs to, among services that disagree on how to say so.
 
 use super::chunk::CallPiece;
+use crate::dialect::json::or_empty;
 
 /// The calls so far. A call's place here is its index in the answer.
 #[derive(Debug, Default)]
@@ -26,9 +27,8 @@ impl Calls {
         position: usize,
         count: usize,
     ) -> (u64, bool) {
-        let given = |text: Option<&super::chunk::Text<'_>>| text.is_some_and(|t| !t.0.is_empty());
-        let id = piece.id.as_ref().map_or("", |id| &*id.0);
-        let has_name = given(piece.function.as_ref().and_then(|function| function.name.as_ref()));
+        let id = or_empty(&piece.id);
+        let has_name = piece.function.as_ref().is_some_and(|f| !or_empty(&f.name).is_empty());
         let is_same = |known: &Known| id.is_empty() || known.id.is_empty() || known.id == id;
         let found = match piece.index {
             Some(index) => self

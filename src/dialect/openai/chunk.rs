@@ -6,16 +6,18 @@ use std::borrow::Cow;
 use std::fmt;
 
 use serde::Deserialize;
-use serde::de::value::MapAccessDeserializer;
+use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
+use crate::dialect::json::{Few, First, Text};
 use crate::protocol::Usage;
 
 #[derive(Debug, Deserialize)]
 pub(super) struct Chunk<'a> {
+    /// We never ask for a second one.
     #[serde(borrow)]
-    pub(super) choices: Option<Vec<Choice<'a>>>,
+    pub(super) choices: Option<First<Choice<'a>>>,
     #[serde(borrow)]
     pub(super) model: Option<Text<'a>>,
     pub(super) usage: Option<Counts>,
@@ -33,7 +35,7 @@ impl Chunk<'_> {
     pub(super) fn is_error(&self) -> bool {
         let says_something = self.message.is_some() || self.detail.is_some();
         self.error.is_some()
-            || self.object.as_ref().is_some_and(|object| object.0 == "error")
+            || self.object.as_ref().is_some_and(|object| &**object == "error")
             || says_something && self.choices.is_none() && self.usage.is_none()
     }
 
@@ -80,8 +82,8 @@ pub(super) struct Delta<'a> {
     reasoning_content: Content<'a>,
     #[serde(borrow, default)]
     reasoning: Content<'a>,
-    #[serde(borrow)]
-    pub(super) tool_calls: Option<Vec<CallPiece<'a>>>,
+    #[serde(borrow, default)]
+    pub(super) tool_calls: Few<CallPiece<'a>>,
 }
 
 impl<'a> Delta<'a> {
@@ -167,17 +169,13 @@ impl Counts {
     }
 }
 
-/// Text, borrowed unless it has escapes in it.
-#[derive(Debug)]
-pub(super) struct Text<'a>(pub(super) Cow<'a, str>);
-
 /// What was said: as text, or in parts (Mistral).
 #[derive(Debug, Default)]
 pub(super) enum Content<'a> {
     #[default]
     None,
     Text(Text<'a>),
-    Parts(Vec<Part<'a>>),
+    Parts(Few<Part<'a>>),
 }
 
 #[derive(Debug, Deserialize)]
@@ -191,30 +189,6 @@ pub(super) struct Part<'a> {
 /// The arguments of a call: JSON as text, or as itself (Mistral).
 #[derive(Debug)]
 pub(super) struct Arguments<'a>(pub(super) Text<'a>);
-
-impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct TextVisitor;
-
-        impl<'de> Visitor<'de> for TextVisitor {
-            type Value = Text<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("text")
-            }
-
-            fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<Self::Value, E> {
-                Ok(Text(Cow::Borrowed(text)))
-            }
-
-            fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
-                Ok(Text(Cow::Owned(text.to_owned())))
-            }
-        }
-
-        deserializer.deserialize_str(TextVisitor)
-    }
-}
 
 impl<'de: 'a, 'a> Deserialize<'de> for Content<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -239,18 +213,13 @@ impl<'de: 'a, 'a> Deserialize<'de> for Content<'a> {
                 Ok(Content::None)
             }
 
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
-                let mut parts = Vec::new();
-                // Bounded by the event.
-                while let Some(part) = seq.next_element()? {
-                    parts.push(part);
-                }
-                Ok(Content::Parts(parts))
+            fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<Self::Value, A::Error> {
+                Few::deserialize(SeqAccessDeserializer::new(seq)).map(Content::Parts)
             }
 
             fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
                 let part = Part::deserialize(MapAccessDeserializer::new(map))?;
-                Ok(Content::Parts(vec![part]))
+                Ok(Content::Parts(Few(vec![part])))
             }
         }
 

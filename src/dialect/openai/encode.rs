@@ -1,14 +1,12 @@
 //! A request in the words of chat completions.
 
-use std::fmt::Write as _;
-
 use serde_json::{Map, Value, json};
 
-use super::super::conversation::{Conversation, Role, Turn};
-use super::super::encode::{Encoding, schema};
-use super::super::failure::Failure;
-use super::super::row::UrlForm;
-use crate::protocol::{AIRequest, Tool, ToolCall};
+use crate::dialect::conversation::{Conversation, Role, Turn};
+use crate::dialect::encode::{Encoding, escaped, function};
+use crate::dialect::failure::Failure;
+use crate::dialect::row::UrlForm;
+use crate::protocol::{AIRequest, ToolCall};
 
 /// What the assistant says between a tool's result and the user, where a service demands that it
 /// says something. A model reads it: short, and true whatever the result was.
@@ -36,7 +34,7 @@ pub(in crate::dialect) fn encode(
     }
     body.insert("messages".into(), messages(encoding, &conversation).into());
     if !conversation.tools.is_empty() {
-        body.insert("tools".into(), conversation.tools.iter().map(tool).collect());
+        body.insert("tools".into(), conversation.tools.iter().map(function).collect());
     }
     if let Some(max_tokens) = request.max_tokens {
         body.insert(quirks.max_tokens_key.into(), max_tokens.into());
@@ -70,20 +68,6 @@ fn path(encoding: &Encoding<'_>) -> (String, bool) {
             (path, true)
         }
     }
-}
-
-/// Percent-encodes all but the unreserved characters (RFC 3986, §2.3).
-fn escaped(text: &str) -> String {
-    let mut escaped = String::new();
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            escaped.push(char::from(byte));
-        } else {
-            // Note: cannot fail: a string takes everything.
-            let _ = write!(escaped, "%{byte:02X}");
-        }
-    }
-    escaped
 }
 
 fn messages(encoding: &Encoding<'_>, conversation: &Conversation<'_>) -> Vec<Value> {
@@ -140,12 +124,4 @@ fn tool_call(encoding: &Encoding<'_>, call: &ToolCall) -> Value {
         // The arguments are text that is JSON.
         "function": {"name": call.name, "arguments": call.parameters.0.to_string()},
     })
-}
-
-fn tool(tool: &Tool) -> Value {
-    let mut function = json!({"name": tool.name, "parameters": schema(tool)});
-    if let Some(description) = &tool.description {
-        function["description"] = description.as_str().into();
-    }
-    json!({"type": "function", "function": function})
 }

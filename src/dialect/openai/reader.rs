@@ -1,14 +1,17 @@
 //! The events of a stream into the answer.
 
-use super::super::answer::{Answer, Keepsake};
-use super::super::decode;
-use super::super::failure::{Class, Failure};
-use super::super::framing::Frame;
-use super::super::refusal::in_band;
-use super::super::row::Quirks;
+use serde_json::Value;
+
 use super::calls::Calls;
 use super::chunk::{CallPiece, Choice, Chunk, Content};
 use super::think::{Piece, Think};
+use crate::dialect::answer::{Answer, Keepsake};
+use crate::dialect::decode;
+use crate::dialect::failure::{Class, Failure};
+use crate::dialect::framing::Frame;
+use crate::dialect::json::{First, or_empty, parse};
+use crate::dialect::refusal::in_band;
+use crate::dialect::row::Quirks;
 use crate::protocol::FinishReason;
 
 /// Reads the events of one answer.
@@ -20,7 +23,8 @@ pub(in crate::dialect) struct Reader {
     /// For services whose models think in tags.
     think: Option<Think>,
     calls: Calls,
-    has_output: bool,
+    /// Text or a call has come: thoughts alone are no answer.
+    has_answer: bool,
 }
 
 impl Reader {
@@ -30,21 +34,20 @@ impl Reader {
             reasoning: quirks.send_back_reasoning.then(String::new),
             think: quirks.think_tags.then(Think::default),
             calls: Calls::default(),
-            has_output: false,
+            has_answer: false,
         }
     }
 
     fn read_chunk(&mut self, chunk: &Chunk<'_>, answer: &mut Answer) -> Result<(), Failure> {
         if let Some(model) = &chunk.model {
-            answer.model(&model.0);
+            answer.model(model);
         }
         // Before the choice: it may fail, and then the cost is known all the same.
         if let Some(usage) = chunk.usage() {
             answer.usage(usage);
         }
-        // We never ask for a second one.
-        match chunk.choices.as_deref() {
-            Some([choice, ..]) => self.read_choice(choice, answer),
+        match &chunk.choices {
+            Some(First(Some(choice))) => self.read_choice(choice, answer),
             _ => Ok(()),
         }
     }
@@ -53,19 +56,17 @@ impl Reader {
         if let Some(delta) = choice.delta() {
             self.read_content(delta.reasoning(), true, answer)?;
             self.read_content(&delta.content, false, answer)?;
-            if let Some(refusal) = &delta.refusal {
-                self.say(&refusal.0, answer)?;
-            }
-            let pieces = delta.tool_calls.as_deref().unwrap_or_default();
+            self.say(or_empty(&delta.refusal), answer)?;
+            let pieces = &delta.tool_calls.0;
             for (position, piece) in pieces.iter().enumerate() {
                 self.read_call(piece, position, pieces.len(), answer)?;
             }
         }
         // Last: it may share its event with the last of the answer.
-        match choice.finish_reason.as_ref().map(|reason| &*reason.0) {
+        match or_empty(&choice.finish_reason) {
             // Some have an empty one in every event.
-            None | Some("") => Ok(()),
-            Some(reason) => {
+            "" => Ok(()),
+            reason => {
                 self.give_held(answer)?;
                 answer.finish(finish_reason(reason)?);
                 Ok(())
@@ -82,9 +83,9 @@ impl Reader {
     ) -> Result<(), Failure> {
         match content {
             Content::None => Ok(()),
-            Content::Text(text) if is_thought => self.think(&text.0, answer),
-            Content::Text(text) => self.say(&text.0, answer),
-            Content::Parts(parts) => parts.iter().try_for_each(|part| {
+            Content::Text(text) if is_thought => self.think(text, answer),
+            Content::Text(text) => self.say(text, answer),
+            Content::Parts(parts) => parts.0.iter().try_for_each(|part| {
                 self.read_content(&part.thinking, true, answer)?;
                 self.read_content(&part.text, is_thought, answer)
             }),
@@ -94,11 +95,14 @@ impl Reader {
     fn say(&mut self, text: &str, answer: &mut Answer) -> Result<(), Failure> {
         match &mut self.think {
             Some(think) if !think.is_past() => {
+                if !text.is_empty() {
+                    answer.begin();
+                }
                 let pieces = think.read(text);
                 pieces.into_iter().try_for_each(|piece| self.give(piece, answer))
             }
             _ => {
-                self.has_output |= !text.is_empty();
+                self.has_answer |= !text.is_empty();
                 answer.text(text)
             }
         }
@@ -115,7 +119,7 @@ impl Reader {
         match piece {
             Piece::Thought(text) => self.think(&text, answer),
             Piece::Text(text) => {
-                self.has_output = true;
+                self.has_answer = true;
                 answer.text(&text)
             }
         }
@@ -136,11 +140,11 @@ impl Reader {
         count: usize,
         answer: &mut Answer,
     ) -> Result<(), Failure> {
-        self.has_output = true;
+        self.has_answer = true;
         let (at, is_new) = self.calls.find(piece, position, count);
         let function = piece.function.as_ref();
-        let name = function.and_then(|function| function.name.as_ref());
-        answer.call(at, piece.id.as_ref().map(|id| &*id.0), name.map(|name| &*name.0))?;
+        let name = function.and_then(|function| function.name.as_deref());
+        answer.call(at, piece.id.as_deref(), name)?;
         match &mut self.reasoning {
             // With the first call: the others are sent back in the same message.
             Some(reasoning) if is_new && !reasoning.is_empty() => {
@@ -150,7 +154,7 @@ impl Reader {
             _ => {}
         }
         match function.and_then(|function| function.arguments.as_ref()) {
-            Some(arguments) => answer.arguments(at, &arguments.0.0),
+            Some(arguments) => answer.arguments(at, &arguments.0),
             None => Ok(()),
         }
     }
@@ -158,7 +162,7 @@ impl Reader {
     /// The stream says that it is over.
     fn done(&mut self, answer: &mut Answer) -> Result<bool, Failure> {
         if !answer.has_finished() {
-            if !self.may_lack_finish || !self.has_output {
+            if !self.may_lack_finish || !self.has_answer {
                 return Err(Failure::new(
                     Class::Incomplete,
                     "the stream is done, but does not say why the answer ends",
@@ -183,16 +187,13 @@ impl decode::Reader for Reader {
         if frame.name == "error" {
             return Err(in_band(data));
         }
-        let chunk: Chunk<'_> = serde_json::from_slice(data).map_err(|error| {
+        let chunk: Chunk<'_> = parse(data).map_err(|failure| {
             // What is no chunk may still be an error.
-            match serde_json::from_slice::<serde_json::Value>(data) {
+            match parse::<Value>(data) {
                 Ok(value) if value.get("error").is_some_and(|error| !error.is_null()) => {
                     in_band(data)
                 }
-                _ => Failure::bad_stream(format!(
-                    "an event is no chunk of a chat completion (column {})",
-                    error.column()
-                )),
+                _ => failure,
             }
         })?;
         if chunk.is_error() {

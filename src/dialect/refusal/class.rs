@@ -1,6 +1,6 @@
 //! One table for all providers: what a refusal's status, names and words make it.
 
-use super::super::failure::Class;
+use crate::dialect::failure::Class;
 
 /// Names of errors that say more than any status, written without case and punctuation: the
 /// services agree on neither. In the order in which they count.
@@ -53,23 +53,23 @@ const TELLING: &[(Class, &[&str])] = &[
             "modelnotreadyexception",
         ],
     ),
-    (
-        Class::RateLimited,
-        &[
-            "ratelimiterror",
-            "ratelimitexceeded",
-            "ratelimited",
-            "resourceexhausted",
-            "throttling",
-            "throttlingratequota",
-            "throttlingallocationquota",
-            "throttlingexception",
-            "toomanyrequests",
-            "toomanyrequestsexception",
-            "requestquotaexceeded",
-            "tokenquotaexceeded",
-        ],
-    ),
+    (Class::RateLimited, LIMITED),
+];
+
+/// Names of a limit of the rate.
+const LIMITED: &[&str] = &[
+    "ratelimiterror",
+    "ratelimitexceeded",
+    "ratelimited",
+    "resourceexhausted",
+    "throttling",
+    "throttlingratequota",
+    "throttlingallocationquota",
+    "throttlingexception",
+    "toomanyrequests",
+    "toomanyrequestsexception",
+    "requestquotaexceeded",
+    "tokenquotaexceeded",
 ];
 
 /// Names that tell a wrong request when there is no status: whoever else fails without one is taken
@@ -129,7 +129,9 @@ pub(in crate::dialect) fn classify(
         return Class::BadRequest;
     }
     let message = message.trim_start().to_lowercase();
-    if let Some(class) = by_words(status, &message) {
+    // Inside of a stream the name stands for the status whose messages repeat nothing.
+    let told = status.or_else(|| LIMITED.iter().any(has).then_some(429));
+    if let Some(class) = by_words(told, &message) {
         return class;
     }
     if let Some((class, _)) = TELLING.iter().find(|(_, known)| known.iter().any(has)) {

@@ -88,9 +88,9 @@ fn class(status: Option<u16>, words: &Words) -> Class {
 /// the words are.
 fn detail(words: &Words) -> String {
     let mut tail = String::new();
-    // A code that is the status once more tells nothing.
+    // A code that is the status once more, or a kind that is an error, tells nothing.
     let status = words.status.map(|status| status.to_string()).unwrap_or_default();
-    let is_name = |name: &&&String| !name.is_empty() && ***name != status;
+    let is_name = |name: &&&String| !["", "error", &status].contains(&name.as_str());
     let name = [&words.code, &words.kind].into_iter().find(|name| is_name(&name));
     if let Some(name) = name.filter(|name| !words.text.contains(name.as_str())) {
         tail.push_str(&format!(" [{}]", cut(name, REQUEST_ID_SIZE_MAX)));

@@ -222,6 +222,91 @@ fn an_error_inside_a_stream_is_classed_by_its_own_words() {
     }
 }
 
+/// The vendor's types of errors; each has an HTTP status of its own when it comes before the stream.
+#[test]
+fn each_type_of_anthropics_errors_has_its_class() {
+    for (kind, message, class) in [
+        ("invalid_request_error", "m", Class::BadRequest),
+        ("authentication_error", "m", Class::Auth),
+        ("billing_error", "m", Class::Quota),
+        ("permission_error", "m", Class::Auth),
+        ("not_found_error", "m", Class::BadRequest),
+        ("request_too_large", "m", Class::BadRequest),
+        ("rate_limit_error", "slow down", Class::RateLimited),
+        // No wait helps against the limit that the account's owner has set.
+        ("rate_limit_error", "the spend limit of this month is reached", Class::Quota),
+        ("api_error", "the spend limit of this month is reached", Class::Server),
+        ("api_error", "m", Class::Server),
+        ("timeout_error", "m", Class::Server),
+        ("overloaded_error", "Overloaded", Class::Overloaded),
+        ("error_of_next_year", "m", Class::Server),
+    ] {
+        let event = format!(
+            r#"{{"type":"error","error":{{"type":"{kind}","message":"{message}"}},"request_id":"r"}}"#
+        );
+        let failure = in_band(event.as_bytes());
+        assert_eq!(failure.class, class, "{kind}");
+        assert_eq!(failure.detail, format!("{message} [{kind}] (request r)"));
+    }
+    for event in [&b"upstream gone"[..], br#"{"error":"gone"}"#, b"{}", b"\xff", b""] {
+        assert_eq!(in_band(event).class, Class::Server);
+    }
+    assert_eq!(in_band(b"{\"error\":{\"message\":\"gone\"}}").detail, "gone");
+    assert_eq!(in_band(b"{\"type\":\"error\",\"message\":\"gone\"}").detail, "gone");
+}
+
+#[test]
+fn googles_errors_are_classed_by_code_name_and_details() {
+    let details = |kind: &str, detail: &str| {
+        format!(r#"[7,{{"@type":"type.googleapis.com/google.rpc.{kind}",{detail}}}]"#)
+    };
+    let quota =
+        |id: &str| details("QuotaFailure", &format!(r#""violations":[1,{{"quotaId":"{id}"}}]"#));
+    let day = quota("GenerateRequestsPerDayPerProject");
+    let minute = quota("GenerateRequestsPerMinute");
+    let key = details("ErrorInfo", r#""reason":"API_KEY_INVALID","domain":"googleapis.com""#);
+    let odd = details("QuotaFailure", r#""violations":3,"reason":{}"#);
+    for (code, status, message, details, class) in [
+        ("429", "RESOURCE_EXHAUSTED", "", "null", Class::RateLimited),
+        ("429", "", "", &minute, Class::RateLimited),
+        ("429", "", "", &day, Class::Quota),
+        ("null", "RESOURCE_EXHAUSTED", "", &odd, Class::RateLimited),
+        ("400", "INVALID_ARGUMENT", "", &key, Class::Auth),
+        ("400", "", "API key not valid. Pass one", "null", Class::Auth),
+        ("400", "INVALID_ARGUMENT", "", &odd, Class::BadRequest),
+        ("404", "NOT_FOUND", "", "null", Class::BadRequest),
+        ("null", "FAILED_PRECONDITION", "", "null", Class::BadRequest),
+        ("401", "UNAUTHENTICATED", "", "null", Class::Auth),
+        ("403", "PERMISSION_DENIED", "", "null", Class::Auth),
+        ("402", "", "", "null", Class::Quota),
+        ("503", "UNAVAILABLE", "", "null", Class::Overloaded),
+        ("null", "UNAVAILABLE", "", "null", Class::Overloaded),
+        ("500", "INTERNAL", "", "null", Class::Server),
+        ("504", "DEADLINE_EXCEEDED", "", "null", Class::Server),
+        ("\"what\"", "", "", "null", Class::Server),
+    ] {
+        let event = format!(
+            r#"{{"error":{{"code":{code},"status":"{status}","message":"{message}","details":{details}}}}}"#
+        );
+        assert_eq!(in_band(event.as_bytes()).class, class, "{event}");
+        assert_eq!(in_band(format!("[{event}]").as_bytes()).class, class, "[{event}]");
+    }
+    for (delay, wait) in [
+        ("45.8379s", Some(Duration::from_secs_f64(45.8379))),
+        ("3s", Some(Duration::from_secs(3))),
+        ("", None),
+        ("s", None),
+        ("-1s", None),
+        ("infs", None),
+        ("NaNs", None),
+        ("1e300s", None),
+    ] {
+        let details = details("RetryInfo", &format!("\"retryDelay\":\"{delay}\""));
+        let event = format!(r#"{{"error":{{"code":429,"details":{details}}}}}"#);
+        assert_eq!(in_band(event.as_bytes()).hints.wait, wait, "{delay}");
+    }
+}
+
 #[test]
 fn hints_are_read_in_every_form_and_in_their_order() {
     let retry_info = r#"{"error":{"code":429,"message":"Please retry in 9s","status":"RESOURCE_EXHAUSTED","details":[{"@type":"type.googleapis.com/google.rpc.RetryInfo","retryDelay":"45.5s"}]}}"#;
@@ -332,7 +417,7 @@ fn recorded_error_bodies_are_classed() {
         count += 1;
         let status = u16::try_from(entry["status"].as_u64().unwrap()).unwrap();
         let body = entry["body"].as_str().unwrap();
-        let row = Row::of(entry["provider"].as_str().unwrap()).unwrap_or(&super::super::ROWS[0]);
+        let row = Row::of(entry["provider"].as_str().unwrap()).unwrap_or(&crate::dialect::ROWS[0]);
         let failure = refusal(row, status, &HeaderMap::new(), body.as_bytes(), now());
         let class = if status == 429 { Class::RateLimited } else { Class::BadRequest };
         assert_eq!(failure.class, class, "{body}");

@@ -4,9 +4,9 @@ use std::time::{Duration, SystemTime};
 
 use http::HeaderMap;
 
-use super::super::failure::Hints;
 use super::header;
 use super::words::Words;
+use crate::dialect::failure::Hints;
 
 /// The longest wait that is believed: what is longer is as good as never.
 const WAIT_MAX: Duration = Duration::from_secs(31 * 86_400);

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use super::super::failure::DETAIL_SIZE_MAX;
 use super::wait;
+use crate::dialect::failure::DETAIL_SIZE_MAX;
 
 type Object = Map<String, Value>;
 

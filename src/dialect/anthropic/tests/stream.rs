@@ -213,7 +213,8 @@ fn an_error_in_the_stream_is_a_failure_after_what_came_before_it() {
     let decoded = at_every_split(KIND, OVERLOADED);
     let failure = decoded.failure.unwrap();
     assert_eq!(failure.class, Class::Overloaded);
-    assert_eq!((failure.detail.as_str(), failure.status), ("overloaded_error: Overloaded", None));
+    let detail = "Overloaded [overloaded_error] (request req_01Test)";
+    assert_eq!((failure.detail.as_str(), failure.status), (detail, None));
     assert_eq!(decoded.events, [StreamEvent::Text { text: "Half of an ans".into() }]);
 }
 

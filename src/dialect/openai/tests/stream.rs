@@ -324,9 +324,22 @@ fn errors_inside_a_success_are_failures_in_every_shape() {
 #[test]
 fn what_is_no_chunk_is_a_failure_and_what_is_nothing_is_skipped() {
     let end = stream(&[finish("stop")]);
-    for event in ["{", "7", "\"a\"", "[1]", "{\"choices\": 7}", "{\"choices\":[{\"delta\":[7]}]}"] {
+    for (event, class) in [
+        ("{", Class::Incomplete),
+        ("7", Class::BadStream),
+        ("\"a\"", Class::BadStream),
+        ("[1]", Class::BadStream),
+        ("{\"choices\": 7}", Class::BadStream),
+        ("{\"choices\":[{\"delta\":[7]}]}", Class::BadStream),
+    ] {
         let decoded = at_splits("openai", &format!("data: {event}\n\n{end}"));
-        assert_eq!(decoded.failed().0, Class::BadStream, "{event}");
+        assert_eq!(decoded.failed().0, class, "{event}");
+    }
+    // Small in the body, and large as values.
+    for many in ["content", "reasoning", "tool_calls"] {
+        let event = delta(json!({many: vec![json!({}); 2000]}));
+        let body = stream(&[event, finish("stop")]);
+        assert_eq!(decode("openai", [body.as_bytes()]).failed().0, Class::BadStream, "{many}");
     }
     let invalid =
         [&b"data: {\"choices\":[{\"delta\":{\"content\":\"\xff\"}}]}\n\n"[..], end.as_bytes()];
