@@ -5,16 +5,13 @@
 //! length of an event before the prelude's checksum, so a damaged length has it wait for bytes that
 //! never come, and it takes any length up to 4 GiB.
 
-use std::borrow::Cow;
-
 use aws_smithy_eventstream::frame::read_message_from;
 use aws_smithy_types::event_stream::Message;
-use serde::Deserialize;
 
 use crate::dialect::EVENT_SIZE_MAX;
 use crate::dialect::failure::{Class, Failure};
 use crate::dialect::framing::Frame;
-use crate::dialect::refusal::classify;
+use crate::dialect::refusal::in_band_named;
 
 /// Two lengths and their checksum, each a big-endian `u32`.
 const PRELUDE_SIZE: usize = 12;
@@ -100,32 +97,14 @@ fn frame(message: &Message) -> Result<Frame<'_>, Failure> {
             Ok(Frame { name: header(":event-type").unwrap_or_default(), data: message.payload() })
         }
         Some("exception") => {
-            Err(exception(header(":exception-type"), &exception_text(message.payload())))
+            Err(in_band_named(header(":exception-type").unwrap_or_default(), message.payload()))
         }
         Some("error") => {
-            Err(exception(header(":error-code"), header(":error-message").unwrap_or_default()))
+            let said = header(":error-message").unwrap_or_default();
+            Err(in_band_named(header(":error-code").unwrap_or_default(), said.as_bytes()))
         }
         _ => Err(Failure::bad_stream("an event does not say what kind of message it is")),
     }
-}
-
-/// What an exception's payload says.
-fn exception_text(payload: &[u8]) -> Cow<'_, str> {
-    #[derive(Deserialize)]
-    struct Exception<'a> {
-        #[serde(borrow, alias = "Message")]
-        message: Cow<'a, str>,
-    }
-    match serde_json::from_slice::<Exception<'_>>(payload) {
-        Ok(exception) => exception.message,
-        Err(_) => String::from_utf8_lossy(payload),
-    }
-}
-
-fn exception(name: Option<&str>, text: &str) -> Failure {
-    let name = name.unwrap_or("an error without a name");
-    let detail = if text.is_empty() { name.to_owned() } else { format!("{name}: {text}") };
-    Failure::new(classify(None, "", name, text), detail)
 }
 
 #[cfg(test)]
@@ -244,16 +223,16 @@ mod tests {
         ] {
             let bytes = message(&[(":message-type", "exception"), (kind, name)], payload);
             let failure = run(&[&bytes]).1.unwrap_err();
-            assert_eq!((failure.class, failure.detail), (class, format!("{name}: no")));
+            assert_eq!((failure.class, failure.detail), (class, format!("no [{name}]")));
         }
     }
 
     #[test]
     fn an_exception_is_told_whatever_its_payload_is() {
         for (payload, detail) in [
-            ("{\"Message\":\"no\"}", "throttlingException: no"),
-            ("no", "throttlingException: no"),
-            ("", "throttlingException"),
+            ("{\"Message\":\"no\"}", "no [throttlingException]"),
+            ("no", "no [throttlingException]"),
+            ("", "[throttlingException]"),
         ] {
             let headers =
                 [(":message-type", "exception"), (":exception-type", "throttlingException")];
@@ -272,7 +251,7 @@ mod tests {
         let failure = run(&[&message(&headers, "")]).1.unwrap_err();
         assert_eq!(
             (failure.class, failure.detail.as_str()),
-            (Class::Server, "InternalError: it broke")
+            (Class::Server, "it broke [InternalError]")
         );
     }
 

@@ -284,7 +284,7 @@ fn an_exception_amid_the_answer_follows_what_was_sent() {
     bytes.extend(message(&headers, "{\"message\":\"Too many tokens\"}"));
     let outcome = at_every_split(KIND, &bytes);
     assert_eq!(outcome.text(), "so far");
-    assert_eq!(outcome.failed(), (Class::RateLimited, "throttlingException: Too many tokens"));
+    assert_eq!(outcome.failed(), (Class::RateLimited, "Too many tokens [throttlingException]"));
 }
 
 #[test]

@@ -71,9 +71,18 @@ pub fn refusal(
 /// What an error inside of a stream means; `data` is its event. The HTTP status was a success, so
 /// what there is of a status is in the words.
 pub(super) fn in_band(data: &[u8]) -> Failure {
-    let words = Words::read(data);
-    let mut failure = Failure::new(class(words.status, &words), detail(&words));
-    failure.hints = wait::hints(&HeaderMap::new(), &words, SystemTime::UNIX_EPOCH);
+    of_words(&Words::read(data))
+}
+
+/// The same, of an error whose name stands beside its words.
+#[cfg(feature = "bedrock")]
+pub(super) fn in_band_named(name: &str, data: &[u8]) -> Failure {
+    of_words(&Words { kind: name.to_owned(), ..Words::read(data) })
+}
+
+fn of_words(words: &Words) -> Failure {
+    let mut failure = Failure::new(class(words.status, words), detail(words));
+    failure.hints = wait::hints(&HeaderMap::new(), words, SystemTime::UNIX_EPOCH);
     failure
 }
 

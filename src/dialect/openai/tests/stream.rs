@@ -2,9 +2,12 @@
 
 use serde_json::{Value, json};
 
-use crate::dialect::testing::{Outcome, at_every_split, damaged, decode};
+use crate::dialect::testing::{Outcome, at_every_split, cut_everywhere, damaged, decode, end_of};
 use crate::dialect::{Class, Keepsake};
 use crate::protocol::{FinishReason, Usage};
+
+const TEXT: &str = include_str!("../../../../tests/fixtures/providers/openai/text.sse");
+const TOOLS: &str = include_str!("../../../../tests/fixtures/providers/openai/tools.sse");
 
 /// A stream of these events, ended as it should be.
 fn stream(events: &[Value]) -> String {
@@ -363,17 +366,36 @@ fn an_answer_that_was_not_streamed_is_read_all_the_same() {
 }
 
 #[test]
+fn the_fixtures_give_what_they_hold_and_nothing_without_their_reason() {
+    let outcome = at_splits("openai", TEXT);
+    let usage = |input_tokens, output_tokens, cached, thought| Usage {
+        input_tokens,
+        output_tokens,
+        total_tokens: input_tokens + output_tokens,
+        cached_input_tokens: Some(cached),
+        reasoning_tokens: Some(thought),
+        estimated: None,
+    };
+    assert_eq!(outcome.text(), "Grüße: \"eins\", zwei 🎈\n");
+    assert_eq!(outcome.end(), (FinishReason::Stop, usage(21, 40, 16, 0), "gpt-test-1"));
+    let outcome = at_splits("deepseek", TOOLS);
+    assert_eq!(
+        outcome.told_calls(),
+        [("call_a", "look", "{\"at\":\"Köln\"}".to_owned()), ("call_b", "list", "{}".to_owned())]
+    );
+    let kept = Keepsake { reasoning: Some("Two towns.".into()), signature: None };
+    assert_eq!(outcome.keepsakes, [("call_a".to_owned(), kept)]);
+    assert_eq!(outcome.end(), (FinishReason::ToolCalls, usage(50, 20, 0, 4), "gpt-test-1"));
+    for (body, reason) in [(TEXT, "\"stop\"}]}"), (TOOLS, "\"tool_calls\"}]}")] {
+        // Up to the reason; cut within the usage after it, a body shows that it is.
+        let body = &body.as_bytes()[..end_of(body.as_bytes(), reason)];
+        cut_everywhere("openai", body, body.len());
+    }
+}
+
+#[test]
 fn a_damaged_body_gives_something_or_fails() {
-    let call =
-        json!([{"index": 0, "id": "a", "function": {"name": "look", "arguments": "{\"at\":1}"}}]);
-    let body = stream(&[
-        delta(json!({"reasoning_content": "Hm"})),
-        delta(json!({"content": "<think>a</think>Grüße"})),
-        delta(json!({"tool_calls": call})),
-        finish("tool_calls"),
-        json!({"choices": [], "usage": {"prompt_tokens": 1, "completion_tokens": 1}}),
-    ]);
-    for kind in ["openai", "deepseek", "vllm", "xai"] {
+    for (kind, body) in [("openai", TEXT), ("xai", TEXT), ("deepseek", TOOLS), ("vllm", TOOLS)] {
         damaged(kind, body.as_bytes());
     }
 }
