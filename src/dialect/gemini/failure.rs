@@ -124,7 +124,7 @@ mod tests {
             json!({"code": 503, "message": "The model is overloaded.", "status": "UNAVAILABLE"});
         assert_eq!(
             failure(&error).to_string(),
-            "the provider is overloaded (HTTP 503): UNAVAILABLE: The model is overloaded."
+            "overloaded (HTTP 503): UNAVAILABLE: The model is overloaded."
         );
         assert_eq!(failure(&json!("no")).detail, "no");
         assert_eq!(failure(&json!({"odd": 1})).detail, "{\"odd\":1}");
