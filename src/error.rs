@@ -121,9 +121,11 @@ impl IpcError {
         move |source| Self::Io { operation, object, source: source.into() }
     }
 
-    /// The error that an answer's status and text stand for; `None` for [`Status::Ok`].
+    /// The error that an answer's status and text stand for; `None` for [`Status::Ok`]. A *busy* whose
+    /// text names no time has `retry_after`.
     #[must_use]
     pub fn from_answer(status: Status, detail: &[u8], retry_after: Duration) -> Option<Self> {
+        let told = || wait_of(detail);
         let detail = || String::from_utf8_lossy(detail).into_owned();
         Some(match status {
             Status::Ok => return None,
@@ -131,7 +133,7 @@ impl IpcError {
             Status::HandlerPanic => Self::HandlerPanic,
             Status::Timeout => Self::Timeout,
             Status::Cancelled => Self::Cancelled,
-            Status::Busy => Self::Busy { retry_after },
+            Status::Busy => Self::Busy { retry_after: told().unwrap_or(retry_after) },
             Status::InvalidRequest | Status::MessageTooLarge => {
                 Self::InvalidRequest { detail: detail() }
             }
@@ -139,6 +141,22 @@ impl IpcError {
             Status::ProviderFailed => Self::ProviderFailed { detail: detail() },
             _ => Self::Internal { detail: detail() },
         })
+    }
+
+    /// The text of the answer to a request that failed like this: what its status does not say, so
+    /// that [`IpcError::from_answer`] makes the same error of both.
+    #[must_use]
+    pub fn answer_text(&self) -> String {
+        match self {
+            Self::InvalidRequest { detail }
+            | Self::Internal { detail }
+            | Self::ProviderFailed { detail } => detail.clone(),
+            // Rounded up, so that nobody comes too early.
+            Self::Busy { retry_after } => {
+                format!("{} ms", retry_after.as_nanos().div_ceil(1_000_000))
+            }
+            _ => self.to_string(),
+        }
     }
 
     /// The error that a connection's last word stands for.
@@ -178,6 +196,12 @@ impl IpcError {
     }
 }
 
+/// The time that the text of a *busy* answer names: `250 ms`.
+fn wait_of(text: &[u8]) -> Option<Duration> {
+    let number = str::from_utf8(text).ok()?.strip_suffix(" ms")?;
+    number.parse().ok().map(Duration::from_millis)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -204,6 +228,29 @@ mod tests {
         ] {
             let error = IpcError::from_answer(status, b"", Duration::ZERO).unwrap();
             assert_eq!(error.status(), status);
+        }
+    }
+
+    #[test]
+    fn an_error_is_the_same_on_both_sides_of_an_answer() {
+        let detail = || "gone".to_owned();
+        let ms = Duration::from_millis;
+        for error in [
+            IpcError::InvalidRequest { detail: detail() },
+            IpcError::Internal { detail: detail() },
+            IpcError::ProviderFailed { detail: detail() },
+            IpcError::Busy { retry_after: ms(2_500) },
+            IpcError::Timeout,
+        ] {
+            let text = error.answer_text();
+            let again = IpcError::from_answer(error.status(), text.as_bytes(), ms(100)).unwrap();
+            assert_eq!(again.to_string(), error.to_string());
+        }
+        let error = IpcError::Busy { retry_after: Duration::from_micros(1) };
+        assert_eq!(error.answer_text(), "1 ms", "never too early");
+        for text in ["", "soon", "-1 ms", "1ms", "99999999999999999999 ms"] {
+            let error = IpcError::from_answer(Status::Busy, text.as_bytes(), ms(100)).unwrap();
+            assert!(matches!(error, IpcError::Busy { retry_after } if retry_after == ms(100)));
         }
     }
 

@@ -15,7 +15,7 @@
 //! server       IpcServer: puts the daemon together, starts and stops its threads
 //! control      the control thread: socket, handshakes, admission, metrics file
 //! shard        a data shard's shell: its uring, descriptors, clock, sleep
-//! provider     providers of AI answers, and the handlers that use them
+//! provider     providers of AI answers, the pool that chooses among them, their keys, the handlers
 //! worker       executors for asynchronous handlers
 //! http         an HTTP client on a worker executor: names, proxies, TLS, kept connections
 //!

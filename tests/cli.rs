@@ -275,7 +275,8 @@ fn without_a_daemon_clients_end_with_3_and_say_how_to_start_one() {
 /// In a file, a variable and a command; in no output.
 const PLANTED_KEY: &str = "sk-planted-7f3a9c51";
 
-/// A configuration with a key from each kind of source, and one provider whose key is exposed.
+/// A configuration with a key from each kind of source, and one provider whose key is exposed. Nobody
+/// is asked: those with keys list no models, and where the other one should be nobody listens.
 fn home_with_keys() -> (Home, String) {
     use std::os::unix::fs::PermissionsExt as _;
 
@@ -287,11 +288,11 @@ fn home_with_keys() -> (Home, String) {
     let at = home.path().display();
     let config = format!(
         "default_provider = \"good\"\n\
-         [providers.good]\nkind = \"openai\"\nmodels = [\"m1\", \"m2\"]\n\
+         [providers.good]\nkind = \"perplexity\"\nmodels = [\"m1\", \"m2\"]\n\
          keys = [\"env:PLANTED\", \"file:{at}/private\", \"command:echo {PLANTED_KEY}\"]\n\
-         [providers.bad]\nkind = \"openai\"\n\
+         [providers.bad]\nkind = \"perplexity\"\n\
          keys = [\"file:{at}/exposed\", \"command:sh -c 'echo {PLANTED_KEY} >&2; exit 3'\"]\n\
-         [providers.local]\nkind = \"ollama\"\n[providers.loopback]\n"
+         [providers.local]\nkind = \"ollama\"\nbase_urls = [\"http://127.0.0.1:1\"]\n[providers.loopback]\n"
     );
     let config = home.write("config.toml", &config);
     (home, config)
@@ -331,8 +332,11 @@ fn providers_are_listed_and_checked_without_their_keys() {
     assert_eq!(code(&checked), 1);
     let said = stdout(&checked);
     assert!(said.contains("ok: loopback: needs nothing\n"), "{said}");
-    assert!(said.contains("ok: local: ollama, no key, it was not asked\n"), "{said}");
-    assert!(said.contains("ok: good: openai, env:PLANTED, file:"), "{said}");
+    assert!(
+        said.contains("failed: local: http://127.0.0.1:1: network error: cannot connect to "),
+        "{said}"
+    );
+    assert!(said.contains("ok: good: perplexity, env:PLANTED, file:"), "{said}");
     assert!(said.contains("(mode 644): make it yours alone, `chmod 600 FILE`\n"), "{said}");
     assert!(said.contains("failed: bad: command:sh …: the program ended with code 3"), "{said}");
 

@@ -170,6 +170,44 @@ fn status_tells_whose_memory_it_is_and_who_is_connected() {
 }
 
 #[test]
+fn status_tells_how_the_providers_are() {
+    // Nobody listens there.
+    let daemon = Daemon::start(&[
+        "providers.ollama.base_urls=http://127.0.0.1:1",
+        "default_provider=ollama",
+        "upstream.breaker_failures=1",
+        "upstream.retries_max=0",
+    ]);
+    let status = || json_lines(&stdout(&daemon.run(&["status", "--json"]))).remove(0);
+    let before = status();
+    assert_eq!(
+        (&before["providers_ready"], &before["providers"][0]["name"]),
+        (&true.into(), &"ollama".into())
+    );
+
+    let failed = daemon.run(&["chat", "--model", "m", "hello"]);
+    let said = stderr(&failed);
+    let expected = "annulus: the provider failed: ollama: network error: cannot connect to ";
+    assert!(said.starts_with(expected) && said.lines().count() == 1, "{said}");
+
+    let after = status();
+    let provider = &after["providers"][0];
+    assert_eq!((&after["providers_ready"], &provider["ready"]), (&false.into(), &false.into()));
+    assert_eq!(
+        (&provider["endpoints"]["open"], &provider["requests_in_flight"]),
+        (&1.into(), &0.into())
+    );
+    assert_eq!(provider["requests_total"], serde_json::json!({"network": 1}));
+    let text = stdout(&daemon.run(&["status"]));
+    assert!(
+        text.contains(
+            "provider ollama           left alone for a while; breakers: 1 open; ended: 1 network"
+        ),
+        "{text}"
+    );
+}
+
+#[test]
 fn call_carries_bytes_through_and_tells_their_encoding() {
     let daemon = Daemon::start(&[]);
     assert_eq!(stdout(&daemon.run(&["call", "echo", "--data", "größer"])), "größer");

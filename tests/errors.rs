@@ -27,15 +27,15 @@ const CASES: [Case; 9] = [
     (|| IpcError::ShuttingDown, |error| matches!(error, IpcError::ShuttingDown)),
     (
         || IpcError::Busy { retry_after: Duration::from_secs(9) },
-        |error| matches!(error, IpcError::Busy { .. }),
+        |error| matches!(error, IpcError::Busy { retry_after } if retry_after.as_secs() == 9),
     ),
     (
         || IpcError::InvalidRequest { detail: "not like this".into() },
-        |error| matches!(error, IpcError::InvalidRequest { detail } if detail.contains("not like")),
+        |error| matches!(error, IpcError::InvalidRequest { detail } if detail == "not like this"),
     ),
     (
         || IpcError::ProviderFailed { detail: "gone".into() },
-        |error| matches!(error, IpcError::ProviderFailed { detail } if detail.contains("gone")),
+        |error| matches!(error, IpcError::ProviderFailed { detail } if detail == "gone"),
     ),
     (
         || IpcError::NotRunning { socket_path: "/elsewhere".into() },

@@ -4,13 +4,15 @@
 
 use annulus::config::{Config, ProviderConfig, ProviderKind, RemoteConfig};
 use annulus::dialect::{ROWS, Row};
-use annulus::provider::key::{KeyProblem, KeySource, Keys, Redactor};
-use futures_lite::future::block_on;
+use annulus::provider::key::{KeyProblem, KeySource, Keys};
 use serde::Serialize;
 
+use self::check::Checked;
 use super::exit::Exit;
 use super::failure::Failure;
 use super::session::Session;
+
+mod check;
 
 /// Look after the providers of AI answers
 #[derive(Debug, clap::Args)]
@@ -215,62 +217,15 @@ fn list(session: &Session, config: &Config) -> Result<Exit, Failure> {
     Ok(Exit::Ok)
 }
 
-/// What was found out about a provider.
-#[derive(Debug, Serialize)]
-struct Checked<'c> {
-    name: &'c str,
-    kind: &'static str,
-    ok: bool,
-    /// The sources that gave a key.
-    keys: Vec<String>,
-    /// Whether the provider itself was asked, over the network.
-    asked: bool,
-    problems: Vec<String>,
-}
-
-impl<'c> Checked<'c> {
-    fn of(name: &'c str, provider: &ProviderConfig) -> Self {
-        let kind = provider.kind.name();
-        let mut checked =
-            Self { name, kind, ok: true, keys: Vec::new(), asked: false, problems: Vec::new() };
-        let Some((row, remote)) = provider.remote() else { return checked };
-        let keys = Keys::read(row, remote);
-        checked.keys = keys.found.iter().map(|(source, _)| source.to_string()).collect();
-        checked.problems = keys.missing.iter().map(ToString::to_string).collect();
-        if !row.needs_key || !keys.found.is_empty() {
-            match ask(row, remote, &keys) {
-                Ok(models) => checked.asked = models.is_some(),
-                Err(problem) => {
-                    checked.asked = true;
-                    checked.problems.push(problem);
-                }
-            }
-        }
-        checked.ok = checked.problems.is_empty();
-        checked
-    }
-
-    /// What is right, in words.
-    fn summary(&self) -> String {
-        let keys = match self.keys.as_slice() {
-            [] => "no key".to_owned(),
-            keys => keys.join(", "),
-        };
-        let asked = if self.asked { "it answers" } else { "it was not asked" };
-        match self.kind {
-            "loopback" => "needs nothing".to_owned(),
-            kind => format!("{kind}, {keys}, {asked}"),
-        }
-    }
-}
-
 fn check(session: &Session, config: &Config, name: Option<&str>) -> Result<Exit, Failure> {
     let chosen = match name {
         Some(name) => vec![find(config, name)?],
         None => config.providers.iter().map(|(name, of)| (name.as_str(), of)).collect(),
     };
-    let checked: Vec<Checked<'_>> =
-        chosen.into_iter().map(|(name, provider)| Checked::of(name, provider)).collect();
+    let checked: Vec<Checked<'_>> = chosen
+        .into_iter()
+        .map(|(name, provider)| Checked::of(&config.upstream, name, provider))
+        .collect();
     let ok = checked.iter().all(|provider| provider.ok);
     if session.output.json {
         #[derive(Serialize)]
@@ -281,12 +236,8 @@ fn check(session: &Session, config: &Config, name: Option<&str>) -> Result<Exit,
         session.output.object("annulus.providers_check/1", Body { ok, providers: checked })?;
     } else {
         for provider in &checked {
-            if provider.ok {
-                let ok = session.output.paint.green("ok");
-                session.output.line(&format!("{ok}: {}: {}", provider.name, provider.summary()))?;
-            }
-            for problem in &provider.problems {
-                session.output.line(&format!("failed: {}: {problem}", provider.name))?;
+            for line in provider.lines(session.output.paint) {
+                session.output.line(&line)?;
             }
         }
     }
@@ -304,14 +255,15 @@ fn models(session: &Session, config: &Config, name: &str) -> Result<Exit, Failur
     if let Some(error) = keys.missing.first().filter(|_| row.needs_key && keys.found.is_empty()) {
         return Err(Failure::new(Exit::Failed, format!("{name}: {error}")));
     }
-    let asked = ask(row, remote, &keys)
-        .map_err(|problem| Failure::new(Exit::Failed, format!("{name}: {problem}")))?;
-    let (models, source) = match asked {
-        Some(models) => (models, "provider"),
-        None => (remote.models.clone(), "configuration"),
+    let failed = |problem: &str| Failure::new(Exit::Failed, format!("{name}: {problem}"));
+    let (models, source) = match check::models(row, remote, &config.upstream, &keys) {
+        Ok(Some(models)) => (models, "provider"),
+        Ok(None) => (remote.models.clone(), "configuration"),
+        Err(problem) => return Err(failed(&problem)),
     };
     if models.is_empty() && source == "configuration" {
-        let what = format!("{name} was not asked, and the configuration lists no models");
+        let kind = row.kind;
+        let what = format!("{name}: a {kind} lists no models, and the configuration names none");
         return Err(Failure::new(Exit::Failed, what).advise("list them under its key models"));
     }
     if session.output.json {
@@ -337,21 +289,4 @@ fn find<'c>(config: &'c Config, name: &str) -> Result<(&'c str, &'c ProviderConf
         Failure::new(Exit::Usage, format!("there is no provider {name}"))
             .advise("`annulus providers list` names them")
     })
-}
-
-/// Asks a provider for its models. What it says is told without our keys.
-fn ask(row: &Row, remote: &RemoteConfig, keys: &Keys) -> Result<Option<Vec<String>>, String> {
-    let redactor = Redactor::new(keys.found.iter().map(|(_, key)| key));
-    block_on(probe(row, remote, keys)).map_err(|problem| redactor.redact(&problem).into_owned())
-}
-
-/// The models of a provider by its own word, or what is wrong; `None` when it was not asked.
-///
-/// This program does not reach providers yet, so none is.
-async fn probe(
-    _row: &Row,
-    _remote: &RemoteConfig,
-    _keys: &Keys,
-) -> Result<Option<Vec<String>>, String> {
-    Ok(None)
 }

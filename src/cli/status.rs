@@ -10,16 +10,22 @@ use annulus::footprint::Footprint;
 use annulus::wire::MessageType;
 use serde::Serialize;
 
+use self::providers::ProviderState;
 use super::client::{connect_options, parse_seconds};
 use super::exit::Exit;
 use super::failure::Failure;
 use super::session::Session;
+
+mod providers;
 
 /// Tell what the running daemon does and what it costs
 ///
 /// Connections include the one that asks. Memory is the kernel's account of the daemon's process:
 /// private is what its end would free, proportional counts shared pages in part, shared in full.
 /// Clients bring the memory of their connections themselves, so "owned" leaves it out.
+///
+/// A provider on the network is ready while one of its endpoints is not left alone by its circuit
+/// breaker.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// How long the daemon may take to answer
@@ -37,6 +43,9 @@ struct Body {
     connections_accepted_total: u64,
     requests_total: u64,
     leases_in_use: u64,
+    /// One provider on the network at least is ready, or none is configured.
+    providers_ready: bool,
+    providers: Vec<ProviderState>,
     /// What the process itself brought, its clients' regions left out.
     owned_bytes: u64,
     memory: Footprint,
@@ -54,6 +63,7 @@ pub(crate) fn run(session: &Session, arguments: &Arguments) -> Result<Exit, Fail
 
     let path = format!("/proc/{process_id}/smaps_rollup");
     let memory = Footprint::of_process(process_id).map_err(Failure::io("read", path))?;
+    let providers = ProviderState::all(&page);
     let body = Body {
         socket: config.ipc.socket_path.display().to_string(),
         process_id,
@@ -62,6 +72,8 @@ pub(crate) fn run(session: &Session, arguments: &Arguments) -> Result<Exit, Fail
         connections_accepted_total: page.sum("annulus_connections_accepted_total"),
         requests_total: page.sum("annulus_requests_total"),
         leases_in_use: page.sum("annulus_leases_in_use"),
+        providers_ready: providers.is_empty() || providers.iter().any(ProviderState::is_ready),
+        providers,
         owned_bytes: memory.owned_bytes(),
         memory,
     };
@@ -79,10 +91,18 @@ struct Page<'p>(&'p str);
 impl Page<'_> {
     /// The values of every sample of `name`: over shards, types, tiers.
     fn values(&self, name: &str) -> impl Iterator<Item = f64> {
+        self.lines(name).filter_map(|(_, value)| value.parse().ok())
+    }
+
+    /// The labels and the counts of every sample of `name`.
+    fn samples(&self, name: &str) -> impl Iterator<Item = (&str, u64)> {
+        self.lines(name).filter_map(|(labels, value)| Some((labels, value.parse().ok()?)))
+    }
+
+    fn lines(&self, name: &str) -> impl Iterator<Item = (&str, &str)> {
         self.0.lines().filter_map(move |line| {
             let rest = line.strip_prefix(name)?;
-            let is_whole_name = rest.starts_with(['{', ' ']);
-            is_whole_name.then(|| rest.rsplit(' ').next()?.parse().ok()).flatten()
+            rest.starts_with(['{', ' ']).then(|| rest.rsplit_once(' ')).flatten()
         })
     }
 
@@ -115,7 +135,9 @@ fn text(body: &Body) -> String {
         ("  of it clients' regions", kibibytes(memory.pss_shmem_bytes)),
         ("shared memory", kibibytes(memory.shared_bytes)),
     ];
-    let lines = rows.map(|(name, value)| format!("{name:<26}{value}"));
+    let rows = rows.map(|(name, value)| (name.to_owned(), value));
+    let rows = rows.into_iter().chain(body.providers.iter().map(ProviderState::row));
+    let lines: Vec<String> = rows.map(|(name, value)| format!("{name:<26}{value}")).collect();
     lines.join("\n")
 }
 

@@ -349,7 +349,7 @@ fn each_kind_of_failure_has_its_answer_and_the_connection_goes_on() {
     assert_eq!((id, status, last), (1, Status::HandlerPanic, true));
     let (id, status, last, text) = next();
     assert_eq!((id, status, last), (2, Status::InvalidRequest, true));
-    assert_eq!(text, b"invalid request: never right");
+    assert_eq!(text, b"never right");
     assert_eq!(next().1, Status::UnknownMessageType);
     assert_eq!(next().1, Status::MessageTooLarge);
     assert_eq!(next(), (5, Status::Ok, false, b"one".to_vec()));

@@ -330,7 +330,7 @@ impl Ends {
                 let status = error.status();
                 shared.metrics.failed(kind, status);
                 // The text is made only for a failed request; it carries no payload (see IpcError).
-                let text = error.to_string();
+                let text = error.answer_text();
                 responder.finish(
                     status,
                     &text.as_bytes()[..text.floor_char_boundary(DETAIL_SIZE_MAX as usize)],

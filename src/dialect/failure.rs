@@ -94,20 +94,21 @@ impl Class {
     }
 }
 
+/// What happened, to be read after the provider's name: `openai: overloaded`.
 impl fmt::Display for Class {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::BadRequest => "the provider refused the request",
-            Self::Auth => "the provider refused the key",
+            Self::BadRequest => "refused the request",
+            Self::Auth => "refused the key",
             Self::Quota => "the account's quota is used up",
-            Self::RateLimited => "the provider limits the rate",
-            Self::Overloaded => "the provider is overloaded",
-            Self::Server => "the provider failed",
-            Self::Network => "the provider cannot be reached",
-            Self::Stalled => "the provider fell silent",
-            Self::Incomplete => "the provider's answer was cut short",
-            Self::BadStream => "the provider's answer cannot be read",
-            Self::Cancelled => "the request was cancelled",
+            Self::RateLimited => "limits the rate",
+            Self::Overloaded => "overloaded",
+            Self::Server => "server error",
+            Self::Network => "network error",
+            Self::Stalled => "fell silent",
+            Self::Incomplete => "the answer was cut short",
+            Self::BadStream => "the answer cannot be read",
+            Self::Cancelled => "cancelled",
         })
     }
 }
@@ -181,7 +182,7 @@ mod tests {
     fn a_failure_says_what_the_status_was_and_what_the_upstream_said() {
         let mut failure = Failure::new(Class::Overloaded, "come back later");
         failure.status = Some(529);
-        assert_eq!(failure.to_string(), "the provider is overloaded (HTTP 529): come back later");
+        assert_eq!(failure.to_string(), "overloaded (HTTP 529): come back later");
     }
 
     #[test]

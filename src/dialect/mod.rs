@@ -9,6 +9,7 @@
 //! answer        Answer                     events → text, reasoning, tool calls, usage, the end
 //! decode        Decoder                    both together: `feed`, `next_event`, `finish`
 //! failure       Failure, Class             what went wrong, and who may try again
+//! models        models_path, models_page   lists of models
 //! refusal       refusal                    what a status, its headers and its body mean
 //! json          parse, Text                JSON without copies, in bounds
 //! openai anthropic gemini ollama bedrock cohere
@@ -34,6 +35,7 @@ mod failure;
 mod framing;
 mod gemini;
 mod json;
+mod models;
 mod ollama;
 mod openai;
 mod refusal;
@@ -48,6 +50,7 @@ pub use bedrock::signature;
 pub use decode::Decoder;
 pub use encode::{Call, Encoding, Keepsakes, NoKeepsakes};
 pub use failure::{Class, DETAIL_SIZE_MAX, Failure, Hints};
+pub use models::{ModelsPage, models_page, models_path};
 pub use refusal::refusal;
 pub use row::{Auth, Dialect, Quirks, ROWS, Row, ToolIds, UrlForm};
 

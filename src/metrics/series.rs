@@ -80,6 +80,7 @@ series! {
 series! {
     /// What one provider is asked. On the page: label `provider`.
     ProviderUse {
+        provider_in_flight: Gauge, "Requests to the provider under way.";
         provider_retries_total: Counter, "Requests sent again to an endpoint that had failed them.";
         provider_failovers_total: Counter, "Requests that went elsewhere after the provider failed them.";
         provider_breaker_rejections_total: Counter, "Times that an open circuit breaker kept a request from an endpoint.";

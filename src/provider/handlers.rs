@@ -100,5 +100,5 @@ async fn complete(
 }
 
 fn cut_short() -> IpcError {
-    IpcError::ProviderFailed { detail: "the provider's stream ended before its end".into() }
+    IpcError::ProviderFailed { detail: "its stream ended before the answer did".into() }
 }

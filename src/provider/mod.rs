@@ -6,6 +6,7 @@
 //! breaker    CircuitBreaker                cache     ResponseCache
 //! network    the pool's way out: HTTP, keys, signatures, as the configuration has them
 //! loopback   the provider that needs no network     key   where keys come from
+//! probe      Probe: an endpoint's list of models, without a daemon
 //! ```
 //!
 //! A provider turns a request into a stream of events; *complete* is the same stream collected. The
@@ -18,6 +19,7 @@ pub mod key;
 mod loopback;
 mod network;
 pub mod pool;
+pub mod probe;
 
 pub(crate) use handlers::handlers;
 

@@ -17,7 +17,7 @@ use super::pool::{
 };
 use super::{BreakerSettings, Loopback, Provider, ProviderPool};
 use crate::config::{Config, ProviderConfig, ProviderKind, Proxy, RemoteConfig, UpstreamConfig};
-use crate::dialect::{Auth, Failure, Row};
+use crate::dialect::{Failure, Row};
 use crate::error::IpcError;
 use crate::http::{Client, Endpoint, Options, ProxySource};
 
@@ -130,14 +130,17 @@ fn member(
     settings.first_output_timeout = config.first_output_timeout();
     settings.idle_timeout = config.idle_timeout().unwrap_or(FOREVER);
     settings.total_timeout = config.total_timeout();
-    settings.headers = config
-        .header_pairs()
-        .map(|(name, value)| {
-            let header = HeaderName::try_from(name).ok().zip(HeaderValue::try_from(value).ok());
-            header.ok_or_else(|| format!("the header {name} cannot be sent: see headers"))
-        })
-        .collect::<Result<_, _>>()?;
+    settings.headers = headers(config)?;
     Ok(settings)
+}
+
+/// The headers that a configuration adds.
+pub(super) fn headers(config: &RemoteConfig) -> Result<Vec<(HeaderName, HeaderValue)>, String> {
+    let pairs = config.header_pairs().map(|(name, value)| {
+        let header = HeaderName::try_from(name).ok().zip(HeaderValue::try_from(value).ok());
+        header.ok_or_else(|| format!("the header {name} cannot be sent: see headers"))
+    });
+    pairs.collect()
 }
 
 /// Longer than any daemon runs, and far from where adding it to a clock could overflow.
@@ -149,9 +152,7 @@ fn keys(row: &Row, config: &RemoteConfig) -> Vec<KeySource> {
     if !config.has_customary_keys(row) {
         return config.keys.clone();
     }
-    let is_set = |source: &&KeySource| {
-        !matches!(source.read(), Err(error) if error.problem == KeyProblem::NotSet)
-    };
+    let is_set = |source: &&KeySource| !matches!(source.read(), Err(error) if error.problem == KeyProblem::NotSet);
     let set = config.keys.iter().find(is_set);
     // So that the error of a request says which variable to set.
     let first = config.keys.first().filter(|_| row.needs_key);
@@ -227,7 +228,7 @@ fn signer(_row: &Row, _config: &RemoteConfig, _url: &str) -> Option<Arc<dyn Sign
 
 #[cfg(feature = "bedrock")]
 fn signer(row: &Row, config: &RemoteConfig, url: &str) -> Option<Arc<dyn Signer>> {
-    (row.auth == Auth::Aws).then(|| {
+    (row.auth == crate::dialect::Auth::Aws).then(|| {
         let region = config.region.clone().unwrap_or_default();
         let signer: Arc<dyn Signer> = Arc::new(aws::AwsSigner::new(url, region));
         signer

@@ -142,7 +142,7 @@ impl AsyncResponder {
     pub(super) async fn finish(&self, outcome: Result<(), IpcError>) {
         let (status, detail) = match &outcome {
             Ok(()) => (Status::Ok, String::new()),
-            Err(error) => (error.status(), error.to_string()),
+            Err(error) => (error.status(), error.answer_text()),
         };
         let end = detail.floor_char_boundary(DETAIL_SIZE_MAX as usize);
         // Nothing is left to do when even that fails: the client is gone.

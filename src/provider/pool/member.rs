@@ -268,6 +268,8 @@ impl State {
         use crate::metrics::EndpointState as Shown;
         let mut total = BreakerCounts::default();
         let mut states = [0; Shown::COUNT];
+        let in_flight = self.endpoints.iter().map(|endpoint| u64::from(endpoint.in_flight)).sum();
+        metrics.usage.provider_in_flight.set(in_flight);
         for endpoint in &self.endpoints {
             let counts = endpoint.breaker.counts();
             total.opened += counts.opened;

@@ -33,6 +33,8 @@ mod settings;
 mod tests;
 mod watch;
 
+pub(super) use request::get;
+
 pub use real::{Dialects, ExecutorTime};
 pub use seams::{Decode, KeyReader, Local, Response, Signer, Time, Transport, Wire};
 pub use settings::{

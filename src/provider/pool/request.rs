@@ -76,6 +76,26 @@ impl Written {
     }
 }
 
+/// A request for something that is no answer, such as a list of models, with a provider's headers and
+/// this key. Nothing is signed.
+///
+/// # Errors
+///
+/// [`Class::Auth`]: the key cannot be sent.
+pub(in crate::provider) fn get(
+    path: String,
+    settings: &ProviderSettings,
+    key: Option<&SecretString>,
+    today: SystemTime,
+) -> Result<Request<Bytes>, Failure> {
+    let written = Written::new(Call { path, body: Vec::new() })?;
+    let mut request = written.with_key(settings, None, key, today)?;
+    *request.method_mut() = http::Method::GET;
+    request.headers_mut().remove(CONTENT_TYPE);
+    request.headers_mut().insert(ACCEPT, HeaderValue::from_static("application/json"));
+    Ok(request)
+}
+
 /// A header's value that is not shown.
 fn secret(prefix: &str, key: &SecretString) -> Result<HeaderValue, Failure> {
     let text = format!("{prefix}{}", key.expose_secret().trim());

@@ -143,6 +143,8 @@ impl Running {
             let endpoints = state.endpoints.iter().map(|endpoint| endpoint.in_flight);
             let keys = state.keys.iter().map(|key| key.in_flight);
             assert_eq!(endpoints.chain(keys).sum::<u32>(), 0, "{} is in use", member.name);
+            drop(state);
+            assert_eq!(member.metrics.usage.provider_in_flight.value(), 0, "{}", member.name);
         }
     }
 }
