@@ -78,7 +78,6 @@ impl Attempt {
         };
         match attempt.first(message).await {
             Ok(event) => {
-                attempt.output_by = None;
                 attempt.lease.first_output(tools.time.now().saturating_sub(sent));
                 let event = attempt.given(event).await;
                 Ok((event, attempt))
@@ -148,7 +147,12 @@ impl Attempt {
         let fed = match chunk.map_err(|TimedOut| self.silent())?? {
             Some(bytes) => {
                 self.last_bytes = Some(self.tools.time.now());
-                self.decoder.feed(&bytes)
+                let fed = self.decoder.feed(&bytes);
+                // A tool call is an event when it is whole, and may be long: that is no stall.
+                if self.decoder.has_output() {
+                    self.output_by = None;
+                }
+                fed
             }
             None => {
                 self.response = None;

@@ -122,6 +122,9 @@ pub trait Decode {
     /// See [`Decoder::next_event`].
     fn next_event(&mut self) -> Option<StreamEvent>;
 
+    /// See [`Decoder::has_output`].
+    fn has_output(&self) -> bool;
+
     /// See [`Decoder::take_keepsakes`].
     fn take_keepsakes(&mut self) -> Vec<(String, Keepsake)>;
 }
@@ -137,6 +140,10 @@ impl Decode for Decoder {
 
     fn next_event(&mut self) -> Option<StreamEvent> {
         Self::next_event(self)
+    }
+
+    fn has_output(&self) -> bool {
+        Self::has_output(self)
     }
 
     fn take_keepsakes(&mut self) -> Vec<(String, Keepsake)> {

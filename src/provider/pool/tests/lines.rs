@@ -25,7 +25,8 @@ pub(in super::super) const ROW: Row = Row {
 };
 pub(in super::super) static ROW_OF_ALL: Row = ROW;
 
-/// A dialect of lines: `text WORDS`, `call ID`, `end`, `fail WORDS`; others are proof of life.
+/// A dialect of lines: `text WORDS`, `call ID`, `part` of a call, `end`, `fail WORDS`; others
+/// are proof of life.
 pub(super) struct Lines;
 
 impl Wire for Lines {
@@ -70,6 +71,7 @@ struct LineDecoder {
     text: String,
     events: VecDeque<StreamEvent>,
     keepsakes: Vec<(String, Keepsake)>,
+    has_output: bool,
     is_over: bool,
 }
 
@@ -78,6 +80,7 @@ impl Decode for LineDecoder {
         self.text.push_str(std::str::from_utf8(bytes).unwrap());
         while let Some((line, rest)) = self.text.split_once('\n') {
             let (word, words) = line.split_once(' ').unwrap_or((line, ""));
+            self.has_output |= matches!(word, "part" | "text" | "call");
             match word {
                 "text" => self.events.push_back(StreamEvent::Text { text: words.into() }),
                 "call" => {
@@ -114,6 +117,10 @@ impl Decode for LineDecoder {
 
     fn next_event(&mut self) -> Option<StreamEvent> {
         self.events.pop_front()
+    }
+
+    fn has_output(&self) -> bool {
+        self.has_output || self.is_over
     }
 
     fn take_keepsakes(&mut self) -> Vec<(String, Keepsake)> {

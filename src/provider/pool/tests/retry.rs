@@ -93,6 +93,20 @@ fn a_stall_uses_the_budget_up() {
 }
 
 #[test]
+fn a_call_that_comes_in_pieces_for_minutes_is_no_stall() {
+    let part = || [Act::Send("part\n".into()), Act::Wait(50 * SECOND)];
+    let slow = part().into_iter().chain(part());
+    let acts: Vec<Act> = slow.chain([Act::Send("call c\nend\n".into())]).collect();
+    let (outcome, _) = ask(vec![Reply::acts(acts)], |_| {});
+    assert!(outcome.1.is_ok(), "{outcome:?}");
+    // Proof of life is no output, however often it comes.
+    let alive = || [Act::Send("alive\n".into()), Act::Wait(50 * SECOND)];
+    let acts: Vec<Act> = alive().into_iter().chain(alive()).collect();
+    let (outcome, _) = ask(vec![Reply::acts(acts)], |_| {});
+    assert!(outcome.1.is_err(), "{outcome:?}");
+}
+
+#[test]
 fn whoever_meets_a_cooled_key_waits_for_it_without_asking() {
     let mut world = World::new();
     let [first] =
