@@ -107,6 +107,12 @@ pub enum IpcError {
     Codec(#[from] CodecError),
 }
 
+/// The wait at the end of the text of [`IpcError::Busy`].
+fn wait_named_in(text: String) -> Option<Duration> {
+    let (_, wait) = text.rsplit_once(": try again in ")?;
+    Some(Duration::from_millis(wait.strip_suffix(" ms")?.parse().ok()?))
+}
+
 fn reason_suffix(fault: &Option<&'static str>) -> String {
     fault.map(|name| format!(" ({name})")).unwrap_or_default()
 }
@@ -121,7 +127,8 @@ impl IpcError {
         move |source| Self::Io { operation, object, source: source.into() }
     }
 
-    /// The error that an answer's status and text stand for; `None` for [`Status::Ok`].
+    /// The error that an answer's status and text stand for; `None` for [`Status::Ok`]. The wait of a
+    /// busy answer is the one that its text names, such as a provider's own, else `retry_after`.
     #[must_use]
     pub fn from_answer(status: Status, detail: &[u8], retry_after: Duration) -> Option<Self> {
         let detail = || String::from_utf8_lossy(detail).into_owned();
@@ -131,7 +138,9 @@ impl IpcError {
             Status::HandlerPanic => Self::HandlerPanic,
             Status::Timeout => Self::Timeout,
             Status::Cancelled => Self::Cancelled,
-            Status::Busy => Self::Busy { retry_after },
+            Status::Busy => {
+                Self::Busy { retry_after: wait_named_in(detail()).unwrap_or(retry_after) }
+            }
             Status::InvalidRequest | Status::MessageTooLarge => {
                 Self::InvalidRequest { detail: detail() }
             }
@@ -204,6 +213,20 @@ mod tests {
         ] {
             let error = IpcError::from_answer(status, b"", Duration::ZERO).unwrap();
             assert_eq!(error.status(), status);
+        }
+    }
+
+    #[test]
+    fn a_busy_answer_says_how_long_if_its_text_does() {
+        let usual = Duration::from_millis(100);
+        let wait = |text: &str| match IpcError::from_answer(Status::Busy, text.as_bytes(), usual) {
+            Some(IpcError::Busy { retry_after }) => retry_after,
+            other => panic!("{other:?}"),
+        };
+        let said = IpcError::Busy { retry_after: Duration::from_secs(100) }.to_string();
+        assert_eq!(wait(&said), Duration::from_secs(100));
+        for text in ["", "too many requests in flight", "busy: try again in a while"] {
+            assert_eq!(wait(text), usual, "{text}");
         }
     }
 
