@@ -13,6 +13,7 @@ use annulus::limits::RING_CAPACITY_MIN;
 use annulus::protocol::{AIRequest, Codec, JsonCodec, Message, MessageRole, StreamEvent};
 use annulus::wire::Status;
 use annulus::{AsyncRequest, AsyncResponder, IpcError, MessageType};
+use fake_upstream::{Options, Upstream};
 
 use audit::{Audit, payload, repeat, wait_for};
 
@@ -27,13 +28,16 @@ const CHUNKS_ENDLESS: usize = 100_000;
 const CHUNK_SIZE: usize = 8;
 
 /// Eight buffers, and four of the largest size: soon exhausted.
-const SETTINGS: &str = "ipc.buffer_pool_size = 8\n\
-     providers.loopback.chunk_size = 8\nproviders.loopback.chunks_per_second = 0";
+const SETTINGS: &str = "default_provider = \"loopback\"\nipc.buffer_pool_size = 8\n\
+     providers.loopback.chunk_size = 8\nproviders.loopback.chunks_per_second = 0\n\
+     providers.remote.kind = \"openai-compatible\"";
 
 #[test]
 fn alloc_streams_make_no_block_on_a_data_shard() {
     let directory = tempfile::tempdir().unwrap();
-    let mut audit = Audit::start(directory.path(), SETTINGS, |builder| {
+    let upstream = Upstream::start(Options::default()).unwrap();
+    let settings = format!("{SETTINGS}\nproviders.remote.base_urls = [\"{}/v1\"]", upstream.url());
+    let mut audit = Audit::start(directory.path(), &settings, |builder| {
         builder
             .register_async_handler(MIRROR, async |request: AsyncRequest, to: AsyncResponder| {
                 to.reply(request.payload()).await
@@ -71,6 +75,15 @@ fn alloc_streams_make_no_block_on_a_data_shard() {
         })
     });
     audit.measure("a stream that its client does not read", unread_stream);
+    audit.measure("streams of a provider on the network, chunks", |_| {
+        (0..20).map(|_| remote_stream(&mut client, Leave::AtTheEnd)).sum()
+    });
+    audit.measure("the same, cancelled", |_| {
+        repeat(20, || {
+            remote_stream(&mut client, Leave::ByCancelAfter(20));
+        })
+    });
+    assert_eq!(upstream.log(|log| log.requests_count), 40, "the upstream was asked");
 
     // From 4 KiB on an answer travels in a lease, as its request does.
     for (size, count) in [(0, 500), (4 << 10, 200), (64 << 10, 50), (1 << 20, 10), (10 << 20, 5)] {
@@ -129,6 +142,19 @@ enum Leave {
 /// Asks for an answer of `asked` chunks and gives how many came.
 fn stream(client: &mut Connection, asked: usize, leave: Leave) -> usize {
     let id = ask(client, asked);
+    follow(client, id, asked, leave)
+}
+
+/// The same from an upstream; a rate keeps it going until it hears of the cancellation.
+fn remote_stream(client: &mut Connection, leave: Leave) -> usize {
+    const CHUNKS: usize = 500;
+    let script = if leave == Leave::AtTheEnd { "" } else { "_rate-1000" };
+    let id = send(client, &request(&format!("remote/fake-chunks-{CHUNKS}{script}"), "?"));
+    follow(client, id, CHUNKS, leave)
+}
+
+/// Receives an answer of `asked` chunks and gives how many came.
+fn follow(client: &mut Connection, id: u64, asked: usize, leave: Leave) -> usize {
     let (mut chunk, mut chunks) = (Vec::new(), 0);
     loop {
         client.wait(None).unwrap();
@@ -155,12 +181,20 @@ fn stream(client: &mut Connection, asked: usize, leave: Leave) -> usize {
 /// Sends a request whose answer has `asked` chunks; gives its id.
 fn ask(client: &mut Connection, asked: usize) -> u64 {
     let prompt = "x".repeat(asked * CHUNK_SIZE);
-    let mut request =
-        AIRequest::new("loopback", vec![Message::new(MessageRole::User, prompt.as_str())]);
+    let mut request = request("loopback", &prompt);
     // Four bytes to a token: the answer is cut to a whole number of chunks.
     request.max_tokens = Some(u32::try_from(asked * CHUNK_SIZE / 4).unwrap());
+    send(client, &request)
+}
+
+fn request(model: &str, prompt: &str) -> AIRequest {
+    AIRequest::new(model, vec![Message::new(MessageRole::User, prompt)])
+}
+
+/// Sends a request for a stream; gives its id.
+fn send(client: &mut Connection, request: &AIRequest) -> u64 {
     let mut payload = Vec::new();
-    JsonCodec.encode_request(&request, &mut payload).unwrap();
+    JsonCodec.encode_request(request, &mut payload).unwrap();
     let id = client.try_send(MessageType::STREAM, &payload).unwrap().unwrap();
     client.notify();
     id

@@ -15,6 +15,7 @@ mod chat;
 mod client;
 mod completions;
 mod config;
+mod core_dumps;
 mod demo;
 mod exit;
 mod failure;

@@ -16,6 +16,7 @@ use serde::Serialize;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::{Handle, Signals};
 
+use super::core_dumps;
 use super::exit::Exit;
 use super::failure::Failure;
 use super::logging;
@@ -58,6 +59,7 @@ pub(crate) fn run(session: &Session, arguments: &Arguments) -> Result<Exit, Fail
     for note in config.notes() {
         tracing::warn!("{note}");
     }
+    core_dumps::forbid(&config)?;
     let patience = Duration::from_secs(config.ipc.shutdown_timeout_secs) + GRACE;
 
     // Reserve. Signals first: one that comes while the server starts is not lost.

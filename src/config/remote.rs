@@ -124,6 +124,10 @@ section! {
         /// Providers that are asked in turn, with their default model, when the one that a request
         /// names fails.
         failover: Vec<String> = Vec::new(), Rule::ProviderNames;
+
+        /// Lets the system write the memory of a daemon that crashes to a file, and the user's other
+        /// programs look into it. Keys and prompts are in it.
+        core_dumps: bool = false, Rule::Switch;
     }
 }
 

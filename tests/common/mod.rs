@@ -33,15 +33,32 @@ pub(crate) struct Daemon {
 impl Daemon {
     /// Starts a daemon with these `--set` settings and waits until it says that it listens.
     pub(crate) fn start(settings: &[&str]) -> Self {
+        Self::start_changed(settings, |_, _| {})
+    }
+
+    /// [`Daemon::start`] with a change to its command before it is run; also given is its home.
+    pub(crate) fn start_changed(
+        settings: &[&str],
+        change: impl FnOnce(&mut Command, &Path),
+    ) -> Self {
         let home = tempfile::tempdir().unwrap();
+        let mut command = serve(&home.path().join("annulus.sock"), settings);
+        change(&mut command, home.path());
         let started = Instant::now();
-        let mut child = serve(&home.path().join("annulus.sock"), settings).spawn().unwrap();
+        let mut child = command.spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
         let start_up = started.elapsed();
-        let daemon = Self { home, child, start_up };
-        assert!(line.starts_with("listening on "), "{line}");
+        let mut daemon = Self { home, child, start_up };
+        if !line.starts_with("listening on ") {
+            panic!("the daemon said {line:?} and {:?}", daemon.exit());
+        }
         daemon
+    }
+
+    /// A directory of the daemon's own, gone with it.
+    pub(crate) fn home(&self) -> &Path {
+        self.home.path()
     }
 
     pub(crate) fn socket(&self) -> PathBuf {
@@ -99,7 +116,9 @@ impl Daemon {
             code.is_some()
         });
         let mut said = String::new();
-        self.child.stderr.as_mut().unwrap().read_to_string(&mut said).unwrap();
+        if let Some(stderr) = &mut self.child.stderr {
+            stderr.read_to_string(&mut said).unwrap();
+        }
         (code.unwrap().code(), said)
     }
 }

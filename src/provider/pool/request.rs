@@ -1,5 +1,6 @@
 //! The HTTP request of one attempt: what a dialect wrote, with headers and a key.
 
+use std::borrow::Cow;
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -10,6 +11,7 @@ use secrecy::{ExposeSecret, SecretString};
 use super::seams::Signer;
 use super::settings::ProviderSettings;
 use crate::dialect::{Auth, Call, Class, Dialect, Failure};
+use crate::provider::key::Redactor;
 
 /// A request that was written, without a key: every attempt at one target sends the same.
 #[derive(Debug, Clone)]
@@ -117,17 +119,20 @@ const fn accepted(dialect: Dialect) -> &'static str {
     }
 }
 
-/// Replaces a key in an upstream's words: some repeat what they were sent.
+/// Replaces a key in an upstream's words: some repeat what they were sent, as it was or encoded.
 pub(super) fn without_key(mut failure: Failure, key: Option<&SecretString>) -> Failure {
     /// Shorter parts would be found in ordinary words.
     const PART_SIZE_MIN: usize = 8;
     let Some(key) = key else { return failure };
     let whole = key.expose_secret().trim();
     // The parts of a key pair are secrets, too.
-    for part in std::iter::once(whole).chain(whole.split(':')) {
-        if part.len() >= PART_SIZE_MIN && failure.detail.contains(part) {
-            failure.detail = failure.detail.replace(part, "[key]");
-        }
+    let parts: Vec<SecretString> = std::iter::once(whole)
+        .chain(whole.split(':'))
+        .filter(|part| part.len() >= PART_SIZE_MIN)
+        .map(SecretString::from)
+        .collect();
+    if let Cow::Owned(redacted) = Redactor::new(&parts).redact(&failure.detail) {
+        failure.detail = redacted;
     }
     failure
 }
@@ -206,7 +211,9 @@ mod tests {
     fn keys_are_taken_out_of_what_an_upstream_says() {
         let key = SecretString::from("AKIDEXAMPLE:wJalrXUtnFEMI");
         let said = Failure::new(Class::Auth, "no AKIDEXAMPLE:wJalrXUtnFEMI, no AKIDEXAMPLE");
-        assert_eq!(without_key(said, Some(&key)).detail, "no [key], no [key]");
+        assert_eq!(without_key(said, Some(&key)).detail, "no [redacted], no [redacted]");
+        let said = Failure::new(Class::Auth, "no QUtJREVYQU1QTEU6d0phbHJYVXRuRkVNSQ==");
+        assert!(!without_key(said, Some(&key)).detail.contains("QUtJREVYQU1QTEU6d0phbHJYV"));
         let short = SecretString::from("a");
         let said = Failure::new(Class::Auth, "a cat");
         assert_eq!(without_key(said, Some(&short)).detail, "a cat");
