@@ -141,7 +141,7 @@ fn an_upstream_that_repeats_the_key_is_not_repeated() {
         keyed(&mut world, vec![reply], &[&key("sk-very-secret")]);
         let running = world.pool();
         let error = running.ask().1.unwrap_err().to_string();
-        assert!(error.contains("[key]") && !error.contains("very-secret"), "{error}");
+        assert!(error.contains("[redacted]") && !error.contains("very-secret"), "{error}");
         let metrics = crate::metrics::Metrics::new(crate::metrics::MetricsOptions {
             shard_count: 0,
             fault_names: &[],
