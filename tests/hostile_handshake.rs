@@ -37,8 +37,9 @@ use hostile::{
 
 /// Connections that this theme's daemon serves at once.
 ///
-/// More than handshakes can be under way, so that only those are refused who are too many.
-const CONNECTIONS: usize = 100;
+/// More than handshakes can be under way, and than a row that is repeated without a pause leaves behind
+/// while a shard waits 40 ms for a core: only those are refused who are too many.
+const CONNECTIONS: usize = 400;
 /// How long its handshakes may take.
 const HANDSHAKE_MS: u64 = 300;
 
