@@ -83,6 +83,10 @@ struct Arguments {
     #[arg(long, value_name = "FILE", requires = "providers")]
     upstream: Option<PathBuf>,
 
+    /// A setting of the daemon, for comparison; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE", requires = "providers", value_parser = setting)]
+    settings: Vec<(String, String)>,
+
     /// The origin's amounts, however long they take; without it at most a minute
     #[arg(long)]
     full: bool,
@@ -128,6 +132,11 @@ fn main() -> ExitCode {
     })
 }
 
+fn setting(text: &str) -> Result<(String, String), &'static str> {
+    let (key, value) = text.split_once('=').ok_or("write it as KEY=VALUE")?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
 fn run_level(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let stage = Stage {
         annulus: daemon::program(arguments.annulus.clone())?,
@@ -143,6 +152,7 @@ fn run_level(arguments: &Arguments) -> Result<ExitCode, Failure> {
                 upstream: arguments.upstream.clone(),
                 listen: arguments.listen,
                 tls: arguments.tls,
+                settings: arguments.settings.clone(),
                 beside: arguments.beside.map(|address| (address, arguments.beside_rate)),
             };
             providers::measure(what, &stage, &options, &mut report)?;

@@ -103,13 +103,10 @@ pub(super) fn watch(
             open.push((bare, 0));
             last = Instant::now();
         }
-        let wait = if open.len() < streams { gap } else { SILENCE_MAX };
         events.clear();
-        epoll::wait(
-            &poll,
-            rustix::buffer::spare_capacity(&mut events),
-            Some(&Timespec::try_from(wait)?),
-        )?;
+        // Looks all the time, as the clients of the daemon do.
+        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        epoll::wait(&poll, rustix::buffer::spare_capacity(&mut events), Some(&at_once))?;
         for event in &events {
             let (bare, chunks) = &mut open[usize::try_from(event.data.u64())?];
             if bare.read()? == 0 {

@@ -2,48 +2,54 @@
 
 use std::time::Duration;
 
+use annulus::bench::Pinned;
+
 use super::upstream::Upstream;
 use super::windows::Windows;
-use super::{bare, micros, quantiles, start_daemon};
+use super::{Scene, bare, micros, quantiles};
 use crate::Failure;
-use crate::levels::{Stage, hold_nothing_lost};
+use crate::levels::hold_nothing_lost;
 use crate::report::Report;
 
 /// Streams, as windows of so many each.
 const WINDOWS: u32 = 10;
 const STREAMS: usize = 20;
 const RATE: u32 = 50;
+/// Between the starts of two streams: no part of the time between two chunks, so that the chunks of
+/// all streams spread over that.
+const START_GAP: Duration = Duration::from_micros(3_100);
 /// Chunks of each stream, and how many of them come while others still begin.
 const CHUNKS: u32 = 300;
-const SKIPPED: u64 = 20;
+const SKIPPED: u64 = 40;
 
 /// Bars, in microseconds.
 const P50_MAX: f64 = 20.0;
 const P99_MAX: f64 = 100.0;
 
 pub(super) fn measure(
-    stage: &Stage,
+    scene: &Scene<'_>,
     upstream: &Upstream,
     report: &mut Report,
 ) -> Result<(), Failure> {
-    let chunks = (CHUNKS / stage.divisor).max(40);
+    let chunks = (CHUNKS / scene.stage.divisor).max(60);
     let model = format!("fake-chunks-{chunks}_rate-{RATE}_stamp");
     let windows = Windows {
         model: &model,
-        windows: stage.connections(WINDOWS) as usize,
+        windows: scene.stage.connections(WINDOWS) as usize,
         streams: STREAMS,
-        // Spread over the time between two chunks of one stream, so that they do not all come at once.
-        gap: Duration::from_secs(1) / RATE / (WINDOWS * 20),
+        gap: START_GAP,
         skipped: SKIPPED,
         nap: None,
     };
     let streams = windows.windows * windows.streams;
+    let daemon = scene.start_daemon(upstream)?;
+    let core = Pinned::to(scene.cores.client)?;
     let bare = upstream
         .plain_address()
         .map(|address| bare::watch(address, &model, streams, windows.gap, SKIPPED));
     let bare = bare.transpose()?;
-    let daemon = start_daemon(stage, upstream)?;
     let seen = windows.watch(&daemon.socket(), || {})?;
+    drop(core);
     daemon.stop()?;
 
     hold_nothing_lost(report, streams as u64 * u64::from(chunks), seen.chunks)?;
@@ -51,7 +57,7 @@ pub(super) fn measure(
     report.show("sent until in the client's ring", quantiles(&seen.samples));
     let read = bare.map(|(samples, _)| samples);
     if let Some(read) = &read {
-        report.show("sent until read, no daemon", quantiles(read));
+        report.show("sent until readable, no daemon", quantiles(read));
     }
     let read = read.map(|samples| samples.summary()).unwrap_or_default();
     for (name, most, ours, theirs) in

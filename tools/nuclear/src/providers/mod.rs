@@ -31,6 +31,7 @@ use std::path::PathBuf;
 use annulus::bench::{Cores, DaemonKind, DaemonProcess, Samples, daemon_settings};
 use annulus::protocol::{AIRequest, Codec as _, JsonCodec, Message, MessageRole};
 use clap::ValueEnum;
+use rustix::thread::{sched_getaffinity, sched_setaffinity};
 
 use self::upstream::Upstream;
 use crate::Failure;
@@ -61,8 +62,17 @@ pub(crate) struct Options {
     pub(crate) listen: Option<SocketAddr>,
     /// Encrypted between daemon and upstream.
     pub(crate) tls: bool,
+    /// Further settings of the daemon.
+    pub(crate) settings: Vec<(String, String)>,
     /// Another proxy before the same upstream, and requests a second that it can hold.
     pub(crate) beside: Option<(SocketAddr, u32)>,
+}
+
+/// What every measurement starts from.
+struct Scene<'a> {
+    stage: &'a Stage,
+    options: &'a Options,
+    cores: Cores,
 }
 
 pub(crate) fn measure(
@@ -71,25 +81,42 @@ pub(crate) fn measure(
     options: &Options,
     report: &mut Report,
 ) -> Result<(), Failure> {
+    let scene = Scene { stage, options, cores: Cores::choose()? };
+    if what == Measure::Chunks {
+        // Its clients look at their rings all the time.
+        leave_core(scene.cores.client)?;
+    }
     let upstream = Upstream::start(options)?;
     match what {
-        Measure::Requests => requests::measure(stage, options, upstream, report),
-        Measure::Chunks => chunks::measure(stage, &upstream, report),
-        Measure::Streams => streams::measure(stage, &upstream, report),
+        Measure::Requests => requests::measure(&scene, upstream, report),
+        Measure::Chunks => chunks::measure(&scene, &upstream, report),
+        Measure::Streams => streams::measure(&scene, &upstream, report),
     }
 }
 
-/// A daemon whose provider is this upstream.
-fn start_daemon(stage: &Stage, upstream: &Upstream) -> Result<DaemonProcess, Failure> {
-    let mut settings = daemon_settings(DaemonKind::Free, Cores::choose()?);
-    settings.extend([
-        ("providers.fake.kind", "openai-compatible".to_owned()),
-        ("providers.fake.base_urls", format!("[\"{}/v1\"]", upstream.url())),
-    ]);
-    if let Some(authority) = upstream.authority() {
-        settings.push(("upstream.extra_ca", authority.display().to_string()));
+/// Leaves a core to whoever pins itself to it: this process, and those that it starts, run on the
+/// others.
+fn leave_core(core: usize) -> Result<(), Failure> {
+    let mut others = sched_getaffinity(None)?;
+    others.unset(core);
+    Ok(sched_setaffinity(None, &others)?)
+}
+
+impl Scene<'_> {
+    /// A daemon whose provider is this upstream.
+    fn start_daemon(&self, upstream: &Upstream) -> Result<DaemonProcess, Failure> {
+        let mut settings = daemon_settings(DaemonKind::Free, self.cores);
+        settings.extend([
+            ("providers.fake.kind", "openai-compatible".to_owned()),
+            ("providers.fake.base_urls", format!("[\"{}/v1\"]", upstream.url())),
+        ]);
+        if let Some(authority) = upstream.authority() {
+            settings.push(("upstream.extra_ca", authority.display().to_string()));
+        }
+        let further = self.options.settings.iter();
+        settings.extend(further.map(|(key, value)| (key.as_str(), value.clone())));
+        daemon::start_with(&self.stage.annulus, &settings)
     }
-    daemon::start_with(&stage.annulus, &settings)
 }
 
 /// A request for a model of the upstream, as a client of the daemon sends it.

@@ -12,10 +12,10 @@ use annulus::wire::MessageType;
 
 use super::upstream::Upstream;
 use super::windows::Windows;
-use super::{quantiles, start_daemon};
+use super::{Scene, quantiles};
 use crate::Failure;
 use crate::daemon::Peak;
-use crate::levels::{Stage, as_float, hold_below, hold_nothing_lost};
+use crate::levels::{as_float, hold_below, hold_nothing_lost};
 use crate::report::Report;
 
 /// Streams, as windows of so many each.
@@ -23,7 +23,7 @@ const WINDOWS: u32 = 25;
 const STREAMS: usize = 40;
 const RATE: u32 = 5;
 const CHUNKS: u32 = 60;
-const START_GAP: Duration = Duration::from_micros(1_500);
+const START_GAP: Duration = Duration::from_micros(1_700);
 /// Between two looks of the clients at their rings: their own work is not what is measured.
 const NAP: Duration = Duration::from_millis(2);
 
@@ -38,18 +38,18 @@ const LOOKS: u32 = 10;
 const LOOK_PERIOD: Duration = Duration::from_millis(50);
 
 pub(super) fn measure(
-    stage: &Stage,
+    scene: &Scene<'_>,
     upstream: &Upstream,
     report: &mut Report,
 ) -> Result<(), Failure> {
-    let daemon = start_daemon(stage, upstream)?;
+    let daemon = scene.start_daemon(upstream)?;
     let socket = daemon.socket();
-    let probes = stage.connections(PROBES).max(100);
-    let chunks = CHUNKS / stage.divisor.min(4);
+    let probes = scene.stage.connections(PROBES).max(100);
+    let chunks = CHUNKS / scene.stage.divisor.min(4);
     let model = format!("fake-chunks-{chunks}_rate-{RATE}_stamp");
     let windows = Windows {
         model: &model,
-        windows: stage.connections(WINDOWS) as usize,
+        windows: scene.stage.connections(WINDOWS) as usize,
         streams: STREAMS,
         gap: START_GAP,
         skipped: 0,
