@@ -3,6 +3,7 @@
 use std::future::{Future, poll_fn};
 use std::io;
 use std::sync::Arc;
+use std::task::Poll;
 
 use futures_lite::future::or;
 use hyper::client::conn::{http1, http2};
@@ -60,7 +61,7 @@ pub(super) async fn open(
             .await;
         let (sender, connection) = handshake.map_err(|error| not_opened(endpoint, &error))?;
         let (slot, stream) = slot.open_shared(sender, Arc::clone(&tap));
-        spawn(run(connection, tap, slot));
+        spawn(run(Box::pin(connection), tap, slot));
         Ok(Opened::Stream(stream))
     } else {
         let handshake = http1::Builder::new()
@@ -71,12 +72,14 @@ pub(super) async fn open(
             .await;
         let (sender, connection) = handshake.map_err(|error| not_opened(endpoint, &error))?;
         let (slot, exclusive) = slot.open_exclusive(sender, Arc::clone(&tap));
-        // Also seen here and not only where bytes move: hyper moves none while nobody reads them.
         let cut = Arc::clone(&tap);
-        let connection = async move {
-            let cut = poll_fn(|context| cut.poll_cut(context));
-            or(async { drop(connection.await) }, cut).await;
-        };
+        // Boxed, because each future around it would hold it twice.
+        let mut connection = Box::pin(connection);
+        let connection = poll_fn(move |context| match connection.as_mut().poll(context) {
+            Poll::Ready(_) => Poll::Ready(()),
+            // Also seen here and not only where bytes move: hyper moves none while nobody reads them.
+            Poll::Pending => cut.poll_cut(context),
+        });
         spawn(run(connection, tap, slot));
         Ok(Opened::Exclusive(exclusive))
     }

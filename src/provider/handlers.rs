@@ -59,7 +59,8 @@ async fn stream(
         payload.clear();
         codec.encode_stream_event(&event, &mut payload)?;
         if let StreamEvent::End { .. } = event {
-            return responder.reply(&payload).await;
+            responder.reply(&payload).await?;
+            return leave(events).await;
         }
         responder.chunk(&payload).await?;
     }
@@ -92,11 +93,19 @@ async fn complete(
                 };
                 let mut payload = Vec::new();
                 codec.encode_completion(&completion, &mut payload)?;
-                return responder.reply(&payload).await;
+                responder.reply(&payload).await?;
+                return leave(events).await;
             }
         }
     }
     Err(cut_short())
+}
+
+/// Asks a provider once more after the end: it may have something to put in order, which the client
+/// has not waited for.
+async fn leave(mut events: EventStream) -> Result<(), IpcError> {
+    let _none = events.next().await;
+    Ok(())
 }
 
 fn cut_short() -> IpcError {

@@ -172,8 +172,9 @@ impl<M: RegionMemory> Table<M> {
         for link in &options.links {
             link.take_news(|index| {
                 let entry = &mut slots[index as usize];
-                entry.quiet_since = now;
                 if !entry.hot {
+                    // Only requests are polled for: a worker tells of each reply.
+                    entry.quiet_since = Timestamp::default();
                     entry.warm(*beside, now);
                     hot.push(index);
                     if !entry.bulk && !entry.listed {
@@ -257,8 +258,9 @@ impl<M: RegionMemory> Table<M> {
         };
         let Connection { memory, ends } = connection;
         let view = memory.view();
-        let before = Work::of(&ends.statistics);
+        let (before, in_flight) = (Work::of(&ends.statistics), ends.in_flight.count());
         let replies = ends.forward_replies(view, slot, &mut shared, now);
+        let has_ended = ends.in_flight.count() < in_flight;
         let requests = match replies {
             Visit::End(_) => replies,
             _ => ends.visit(view, slot, &mut shared, now, budget),
@@ -273,7 +275,11 @@ impl<M: RegionMemory> Table<M> {
         let busy = replies == Visit::Busy || requests == Visit::Busy;
         entry.blocked = replies == Visit::BlockedOnClient || requests == Visit::BlockedOnClient;
         if busy {
-            entry.quiet_since = now;
+            // Who has asked, or was answered in full, may soon ask again. Amid a stream nobody does, and
+            // polling between its chunks would keep a core from those who make them.
+            if requests == Visit::Busy || has_ended {
+                entry.quiet_since = now;
+            }
             entry.quiet_visits = 0;
             entry.recent.add(done, now);
             // Where the budget took no more than one, another that waits is more than one.

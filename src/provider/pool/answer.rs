@@ -27,6 +27,8 @@ pub(super) struct Answer {
     watch: Watch,
     /// When the request has taken too long in all.
     deadline: Option<Duration>,
+    /// The client has the answer's end.
+    has_ended: bool,
     course: Course,
 }
 
@@ -74,6 +76,7 @@ impl Answer {
         Self {
             watch: Watch::new(Arc::clone(&shared.tools.time)),
             deadline: total.map(|total| began + total),
+            has_ended: false,
             course: Course {
                 question: shared.cache.as_ref().and_then(|_| Question::of(&request)),
                 shared,
@@ -87,15 +90,26 @@ impl Answer {
         }
     }
 
-    /// The next event; nothing after the end or an error.
+    /// The next event; nothing after the end or an error. Asked once more after the end, it leaves
+    /// the connection to others; that may take some milliseconds, which the client need not wait.
     pub(super) async fn next(&mut self) -> Option<Result<StreamEvent, IpcError>> {
+        if self.has_ended {
+            if let Phase::Streaming { mut attempt, .. } =
+                std::mem::replace(&mut self.course.phase, Phase::Over)
+            {
+                attempt.read_rest().await;
+            }
+            return None;
+        }
         let event = match self.watch.before(self.deadline, self.course.next()).await {
             Ok(event) => event?,
             Err(TimedOut) => Err(IpcError::Timeout),
         };
-        if matches!(event, Err(_) | Ok(StreamEvent::End { .. })) {
+        match event {
+            Ok(StreamEvent::End { .. }) => self.has_ended = true,
+            Ok(_) => {}
             // Drops what is left upstream.
-            self.course.phase = Phase::Over;
+            Err(_) => self.course.phase = Phase::Over,
         }
         Some(event)
     }

@@ -79,7 +79,7 @@ impl Attempt {
         match attempt.first(message).await {
             Ok(event) => {
                 attempt.lease.first_output(tools.time.now().saturating_sub(sent));
-                let event = attempt.given(event).await;
+                let event = attempt.given(event);
                 Ok((event, attempt))
             }
             Err(failure) => Err(attempt.failed(failure)),
@@ -93,7 +93,7 @@ impl Attempt {
     /// The answer broke off. Nobody else may be asked: the client has a part of it.
     pub(super) async fn next(&mut self) -> Result<StreamEvent, Failure> {
         match self.event().await {
-            Ok(event) => Ok(self.given(event).await),
+            Ok(event) => Ok(self.given(event)),
             Err(failure) => Err(self.failed(failure)),
         }
     }
@@ -165,19 +165,19 @@ impl Attempt {
     }
 
     /// What there is to do with an event on its way to the client.
-    async fn given(&mut self, event: StreamEvent) -> StreamEvent {
+    fn given(&mut self, event: StreamEvent) -> StreamEvent {
         for (call_id, keepsake) in self.decoder.take_keepsakes() {
             self.tools.keepsakes.keep(self.lease.member.settings.row.kind, call_id, keepsake);
         }
         if let StreamEvent::End { usage, .. } = &event {
             self.lease.succeed(usage);
-            self.read_rest().await;
         }
         event
     }
 
-    /// Reads what is left of the body, if it is not much: then the connection serves others.
-    async fn read_rest(&mut self) {
+    /// Reads what is left of the body behind the end of the answer, if it is not much: then the
+    /// connection serves others.
+    pub(super) async fn read_rest(&mut self) {
         let Some(mut response) = self.response.take() else { return };
         let rest = async {
             let mut size = 0;

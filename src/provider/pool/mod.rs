@@ -161,7 +161,8 @@ impl ProviderPool {
 
 impl Provider for ProviderPool {
     fn start(&self, request: AIRequest) -> EventStream {
-        let answer = Answer::new(Arc::clone(&self.shared), request);
+        // Boxed, because it would be moved with each event.
+        let answer = Box::new(Answer::new(Arc::clone(&self.shared), request));
         Box::pin(stream::unfold(answer, |mut answer| async move {
             let event = answer.next().await?;
             Some((event, answer))

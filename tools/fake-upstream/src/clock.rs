@@ -1,6 +1,14 @@
 //! The clock that all processes of the machine share, and stamps of it in answer texts.
 
-use rustix::time::{ClockId, clock_gettime};
+use std::io;
+use std::os::fd::OwnedFd;
+
+use rustix::time::{
+    ClockId, Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, clock_gettime,
+    timerfd_create, timerfd_settime,
+};
+use tokio::io::unix::AsyncFd;
+use tokio::time::Instant;
 
 /// Bytes of a stamp: `@` and twenty digits.
 pub const STAMP_SIZE: usize = 21;
@@ -29,6 +37,40 @@ pub(crate) fn write_stamp(target: &mut [u8]) {
         // Note: cannot overflow: a digit is below ten.
         *digit = b'0' + (rest % 10) as u8;
         rest /= 10;
+    }
+}
+
+/// A timer of its own for one connection. tokio's have milliseconds: the chunks of many streams would
+/// come in bursts that no network has.
+#[derive(Debug)]
+pub(crate) struct Timer(AsyncFd<OwnedFd>);
+
+impl Timer {
+    pub(crate) fn new() -> io::Result<Self> {
+        let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
+        let timer = timerfd_create(TimerfdClockId::Monotonic, flags)?;
+        Ok(Self(AsyncFd::new(timer)?))
+    }
+
+    /// Waits until then.
+    pub(crate) async fn sleep_until(&self, until: Instant) -> io::Result<()> {
+        let left = until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(());
+        }
+        let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let it_value = Timespec::try_from(left).map_err(io::Error::other)?;
+        let once = Itimerspec { it_interval: zero, it_value };
+        timerfd_settime(&self.0, TimerfdTimerFlags::empty(), &once)?;
+        let mut rung = [0; 8];
+        // Bounded: it rings once, and what is said before that is old.
+        loop {
+            let mut ready = self.0.readable().await?;
+            match ready.try_io(|timer| Ok(rustix::io::read(timer, &mut rung)?)) {
+                Ok(read) => return read.map(drop),
+                Err(_) => continue,
+            }
+        }
     }
 }
 

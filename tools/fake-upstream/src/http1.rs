@@ -9,6 +9,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until};
 use tokio_rustls::server::TlsStream;
 
+use crate::clock::Timer;
 use crate::encode::Stamp;
 use crate::perform::{Left, Sink, perform};
 use crate::plan::{End, Plan};
@@ -47,8 +48,14 @@ impl Wire for TlsStream<TcpStream> {
 
 /// Serves one connection to its end.
 pub(crate) async fn serve(shared: Arc<Shared>, connection: u64, wire: impl Wire) -> How {
-    let mut http =
-        Http1 { wire, input: Vec::new(), output: Vec::new(), chunked: false, split: None };
+    let mut http = Http1 {
+        wire,
+        input: Vec::new(),
+        output: Vec::new(),
+        chunked: false,
+        split: None,
+        timer: None,
+    };
     // Bound: one round for each request of the client.
     loop {
         let request = match http.request(connection).await {
@@ -94,6 +101,8 @@ struct Http1<W> {
     output: Vec<u8>,
     chunked: bool,
     split: Option<usize>,
+    /// Made with the first wait.
+    timer: Option<Timer>,
 }
 
 impl<W: Wire> Http1<W> {
@@ -195,10 +204,19 @@ impl<W: Wire> Sink for Http1<W> {
 
     async fn wait(&mut self, until: Option<Instant>) -> Result<(), Left> {
         self.flush().await?;
+        let timer = match (until, &self.timer) {
+            (Some(_), None) => {
+                self.timer = Timer::new().ok();
+                &self.timer
+            }
+            (_, timer) => timer,
+        };
         let asleep = async {
-            match until {
-                Some(until) => sleep_until(until).await,
-                None => std::future::pending().await,
+            match (until, timer) {
+                (Some(until), Some(timer)) if timer.sleep_until(until).await.is_ok() => {}
+                // The system has no timer for us.
+                (Some(until), _) => sleep_until(until).await,
+                (None, _) => std::future::pending().await,
             }
         };
         tokio::pin!(asleep);

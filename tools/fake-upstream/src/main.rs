@@ -83,6 +83,10 @@ struct Arguments {
     #[arg(long)]
     stamp: bool,
 
+    /// Where to write what happened, as JSON, when it stops
+    #[arg(long, value_name = "FILE")]
+    log_file: Option<PathBuf>,
+
     /// Stop after so many seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 3_600)]
     for_secs: u64,
@@ -134,6 +138,11 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn std::error::Error>> {
     let end = Instant::now() + Duration::from_secs(arguments.for_secs);
     while Instant::now() < end && signals.pending().next().is_none() {
         std::thread::sleep(Duration::from_millis(20));
+    }
+    if let Some(path) = &arguments.log_file {
+        let log = upstream.log(serde_json::to_vec)?;
+        std::fs::write(path, log)
+            .map_err(|error| format!("cannot write {}: {error}", path.display()))?;
     }
     Ok(())
 }

@@ -30,7 +30,15 @@ pub(crate) fn program(named: Option<PathBuf>) -> Result<PathBuf, Failure> {
 
 /// Starts a daemon with one shard on `cores.server`.
 pub(crate) fn start(program: &std::path::Path, cores: Cores) -> Result<DaemonProcess, Failure> {
-    Ok(DaemonProcess::start(program, &daemon_settings(DaemonKind::Pinned, cores), LIFE)?)
+    start_with(program, &daemon_settings(DaemonKind::Pinned, cores))
+}
+
+/// Starts a daemon with these settings.
+pub(crate) fn start_with(
+    program: &std::path::Path,
+    settings: &[(&str, String)],
+) -> Result<DaemonProcess, Failure> {
+    Ok(DaemonProcess::start(program, settings, LIFE)?)
 }
 
 /// The largest of the samples that were taken, each kind of memory for itself.

@@ -4,6 +4,7 @@
 //! ```text
 //! levels   what each level does, and its bars     report     bars, verdict, table, JSON
 //! rest     a daemon at rest, and its memory       activity   what the daemon's threads have done
+//! providers  what the way to a provider costs
 //! daemon   the daemon and its memory              team       client processes, started together
 //! work     what one client process does           fleet      many connections on one thread
 //! ```
@@ -18,18 +19,21 @@ mod activity;
 mod daemon;
 mod fleet;
 mod levels;
+mod providers;
 mod report;
 mod rest;
 mod team;
 mod work;
 
 use std::error::Error;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
 
 use self::levels::Stage;
+use self::providers::Measure;
 use self::report::Report;
 
 const EXIT_MISSED: u8 = 1;
@@ -47,13 +51,41 @@ type Failure = Box<dyn Error + Send + Sync>;
 #[command(name = "nuclear", version)]
 struct Arguments {
     /// The level
-    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=5), required_unless_present_any = ["rest", "work"])]
+    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=5), required_unless_present_any = ["rest", "providers", "work"])]
     level: Option<u8>,
 
     /// No level: what the daemon does and takes with nothing to do, and its memory beside few and
     /// many connections
     #[arg(long, conflicts_with_all = ["level", "full", "processes"])]
     rest: bool,
+
+    /// No level: what the way to a provider costs, with an upstream of our own
+    #[arg(long, value_name = "WHAT", conflicts_with_all = ["level", "rest", "full", "processes"])]
+    providers: Option<Measure>,
+
+    /// Encrypt between the daemon and its upstream
+    #[arg(long, requires = "providers")]
+    tls: bool,
+
+    /// Where the upstream listens [default: any free port of the loopback]
+    #[arg(long, value_name = "ADDRESS", requires = "providers")]
+    listen: Option<SocketAddr>,
+
+    /// Another proxy, before the same upstream, that gets requests for comparison
+    #[arg(long, value_name = "ADDRESS", requires = "listen", conflicts_with = "tls")]
+    beside: Option<SocketAddr>,
+
+    /// Requests a second that the other proxy can hold
+    #[arg(long, value_name = "COUNT", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    beside_rate: u32,
+
+    /// The fake-upstream program [default: the one beside this one]
+    #[arg(long, value_name = "FILE", requires = "providers")]
+    upstream: Option<PathBuf>,
+
+    /// A setting of the daemon, for comparison; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE", requires = "providers", value_parser = setting)]
+    settings: Vec<(String, String)>,
 
     /// The origin's amounts, however long they take; without it at most a minute
     #[arg(long)]
@@ -100,6 +132,11 @@ fn main() -> ExitCode {
     })
 }
 
+fn setting(text: &str) -> Result<(String, String), &'static str> {
+    let (key, value) = text.split_once('=').ok_or("write it as KEY=VALUE")?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
 fn run_level(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let stage = Stage {
         annulus: daemon::program(arguments.annulus.clone())?,
@@ -110,6 +147,16 @@ fn run_level(arguments: &Arguments) -> Result<ExitCode, Failure> {
     };
     let mut report = Report::default();
     match arguments.level {
+        _ if let Some(what) = arguments.providers => {
+            let options = providers::Options {
+                upstream: arguments.upstream.clone(),
+                listen: arguments.listen,
+                tls: arguments.tls,
+                settings: arguments.settings.clone(),
+                beside: arguments.beside.map(|address| (address, arguments.beside_rate)),
+            };
+            providers::measure(what, &stage, &options, &mut report)?;
+        }
         _ if arguments.rest => rest::measure(&stage, &mut report)?,
         Some(1) => levels::connection_bomb(&stage, arguments.processes, &mut report)?,
         Some(2) => levels::memory_destruction(&stage, &mut report)?,
