@@ -46,6 +46,10 @@ pub(crate) fn write_stamp(target: &mut [u8]) {
 pub(crate) struct Timer(AsyncFd<OwnedFd>);
 
 impl Timer {
+    #[expect(
+        deprecated,
+        reason = "what takes its place is unsafe, and an OwnedFd is what it asks for"
+    )]
     pub(crate) fn new() -> io::Result<Self> {
         let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
         let timer = timerfd_create(TimerfdClockId::Monotonic, flags)?;
