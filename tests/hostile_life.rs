@@ -26,8 +26,9 @@ use zerocopy::IntoBytes as _;
 
 use common::{Daemon, role_socket, send_with_descriptors, wait_for};
 use hostile::{
-    Attack, CAPACITY, Gifts, Peer, Seen, Siege, Stage, Until, again, busy, comes_and_goes, fault,
-    hello, long_visits, one_after_the_other, overlapping_visits, spinning_echoes, visits,
+    Attack, CAPACITY, Gifts, PATIENCE, Peer, Seen, Siege, Stage, Until, again, busy,
+    comes_and_goes, fault, hello, long_visits, one_after_the_other, overlapping_visits,
+    spinning_echoes, visits,
 };
 
 const ATTACKS: &[Attack] = &[
@@ -259,13 +260,15 @@ const ATTACKS: &[Attack] = &[
         name: "killed with requests in flight",
         run: |stage| vec![killed(stage, "requests")],
         must: &[Seen::Left],
-        timed: again(|stage, work| one_after_the_other(work, || comes_and_ends(stage, "served"))),
+        timed: again(|stage, work| {
+            one_after_the_other(work, || comes_and_ends(stage, "64 cancels"))
+        }),
     },
     Attack {
         name: "killed in mid-stream",
         run: |stage| vec![killed(stage, "stream")],
         must: &[Seen::Left],
-        timed: again(|stage, work| one_after_the_other(work, || comes_and_ends(stage, "served"))),
+        timed: again(|stage, work| one_after_the_other(work, || comes_and_ends(stage, "a cancel"))),
     },
     Attack {
         name: "killed while parked",
@@ -517,6 +520,21 @@ fn started(stage: &Stage, step: &str) -> (Child, bool) {
     (child, came)
 }
 
+/// Begins so many streams, cancels them, and takes their last frames.
+fn cancels(peer: &mut Peer, count: u64, stream: &[u8]) {
+    for id in 1..=count {
+        peer.send(MessageType::STREAM, id, stream);
+    }
+    for id in 1..=count {
+        peer.send(MessageType::CANCEL, id, b"");
+    }
+    let mut left = count;
+    while left > 0 {
+        let (header, _) = peer.receive(PATIENCE).unwrap();
+        left -= u64::from(header.is_last());
+    }
+}
+
 const STEP: &str = "ANNULUS_TEST_STEP";
 /// How long a client goes on that fills both of its rings, and its twin.
 const FILLING: Duration = Duration::from_millis(300);
@@ -564,6 +582,9 @@ fn role_of_one_that_is_killed() {
             let until = Until::after(FILLING);
             assert_eq!(busy(peer, until, MessageType::ECHO), [Seen::Left]);
         }
+        // The twins of the two below: they say that they want no more.
+        "a cancel" => cancels(&mut peer, 1, stream),
+        "64 cancels" => cancels(&mut peer, 64, stream),
         "requests" => {
             for id in 1..=64 {
                 peer.send(MessageType::STREAM, id, stream);

@@ -269,6 +269,8 @@ impl Stage {
         let rounds = self.honest.shared.rounds.load(Ordering::Relaxed);
         let honest = self.honest.stop();
         drop(self.observer);
+        // Ours have left of their own will, and not because the daemon stopped.
+        self.daemon.wait_until_it_holds((self.at_start.0, 0));
         let held = self.daemon.held();
         self.daemon.signal(Signal::TERM);
         let (code, said) = self.daemon.exit();
