@@ -28,7 +28,7 @@ use common::{Daemon, role_socket, send_with_descriptors, wait_for};
 use hostile::{
     Attack, CAPACITY, Gifts, PATIENCE, Peer, Seen, Siege, Stage, Until, again, busy,
     comes_and_goes, fault, hello, long_visits, one_after_the_other, overlapping_visits,
-    spinning_echoes, visits,
+    spinning_crowd, spinning_echoes, visits,
 };
 
 const ATTACKS: &[Attack] = &[
@@ -312,7 +312,7 @@ const SIEGES: &[Siege] = &[
             }
             peers.iter_mut().map(Peer::is_served).collect()
         },
-        twin: spinning_echoes,
+        twin: |stage, until| spinning_crowd(stage, until, 20),
         must: &[Seen::Served],
     },
     Siege {

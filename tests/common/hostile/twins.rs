@@ -124,6 +124,23 @@ pub(crate) fn spinning_echoes(stage: &Stage, until: Until) -> Vec<Seen> {
     busy(peer, until, MessageType::ECHO)
 }
 
+/// The twin of an attacker that never sleeps and has so many connections: an echo on each in turn.
+pub(crate) fn spinning_crowd(stage: &Stage, until: Until, count: usize) -> Vec<Seen> {
+    let mut peers: Vec<Peer> = (0..count).map(|_| Peer::connect(stage)).collect();
+    peers.iter_mut().for_each(|peer| peer.spins = true);
+    let mut seen = vec![Seen::Served; count];
+    for id in 1.. {
+        for (peer, seen) in peers.iter_mut().zip(&mut seen) {
+            peer.send(MessageType::ECHO, id, &[7; 64]);
+            *seen = peer.answer_to(id);
+        }
+        if !until.goes_on() || seen.iter().any(|seen| *seen != Seen::Served) {
+            break;
+        }
+    }
+    seen
+}
+
 /// The same with requests that a worker answers.
 pub(crate) fn spinning_heartbeats(stage: &Stage, until: Until) -> Vec<Seen> {
     let mut peer = Peer::connect(stage);
