@@ -20,7 +20,7 @@ use zerocopy::IntoBytes as _;
 use common::{Daemon, send_with_descriptors, wait_for};
 use hostile::{
     Attack, CAPACITY, Gifts, PATIENCE, Peer, Seen, Siege, Stage, Until, again, again_when_let_go,
-    fault, long_visits, spinning_echoes, spinning_heartbeats, visits,
+    fault, long_visits, spinning_echoes, spinning_flood, spinning_heartbeats, visits,
 };
 
 /// Requests that one connection may have in flight.
@@ -336,7 +336,7 @@ const SIEGES: &[Siege] = &[
             }
             vec![peer.is_served()]
         },
-        twin: spinning_heartbeats,
+        twin: spinning_flood,
         must: &[Seen::Served],
     },
 ];

@@ -30,7 +30,8 @@ pub(crate) use stage::Stage;
 #[allow(unused_imports, reason = "each theme uses its own part")]
 pub(crate) use twins::{
     busy, comes_and_goes, comes_and_goes_beside_echoes, crowd, long_visits, one_after_the_other,
-    overlapping_visits, spinning_crowd, spinning_echoes, spinning_heartbeats, two_spinning, visits,
+    overlapping_visits, spinning_crowd, spinning_echoes, spinning_flood, spinning_heartbeats,
+    two_spinning, visits,
 };
 
 /// What must come comes within this. Shorter than elsewhere: one wrong row waits several times.

@@ -148,6 +148,28 @@ pub(crate) fn spinning_heartbeats(stage: &Stage, until: Until) -> Vec<Seen> {
     busy(peer, until, MessageType::HEARTBEAT)
 }
 
+/// The twin of one that sends 4,000 bytes at a time for a worker without end: what the worker does not
+/// take because too much is under way, it asks the shard for, in echoes that move as many bytes.
+pub(crate) fn spinning_flood(stage: &Stage, until: Until) -> Vec<Seen> {
+    let mut peer = Peer::connect(stage);
+    peer.spins = true;
+    let payload = vec![7; 4000];
+    let (mut id, mut under_way) = (0, 0);
+    while until.goes_on() {
+        id += 1;
+        let is_free = under_way < peer.welcome.in_flight_max;
+        let (message_type, size) = match is_free {
+            true => (MessageType::HEARTBEAT, 4000),
+            false => (MessageType::ECHO, 2000),
+        };
+        under_way += u32::from(peer.try_send(message_type, id, &payload[..size]) && is_free);
+        while let Some((header, answer)) = peer.take() {
+            under_way -= u32::from(header.is_last() && answer.is_empty());
+        }
+    }
+    vec![Seen::Left]
+}
+
 /// The twin of an attacker with two threads that never sleep.
 pub(crate) fn two_spinning(stage: &Stage, until: Until) -> Vec<Seen> {
     beside_echoes(stage, until, spinning_echoes)
