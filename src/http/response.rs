@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_lite::future::or;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 
@@ -43,7 +43,7 @@ impl Response {
         let (head, body) = response.into_parts();
         let mut response = Self {
             status: head.status.as_u16(),
-            headers: head.headers,
+            headers: detached(&head.headers),
             body,
             hold: Some(hold),
             failure: None,
@@ -100,6 +100,16 @@ impl Response {
             None => {}
         }
     }
+}
+
+/// The same headers in memory of their own. hyper's are slices of what it first read, and one of them
+/// keeps all 8 KiB of that for as long as the response lasts.
+fn detached(headers: &HeaderMap) -> HeaderMap {
+    let copy = |(name, value): (&HeaderName, &HeaderValue)| {
+        // What was a value is one.
+        Some((name.clone(), HeaderValue::from_bytes(value.as_bytes()).ok()?))
+    };
+    headers.iter().filter_map(copy).collect()
 }
 
 /// Puts the connection back as soon as it is ready for another request. Dropping it closes it.
