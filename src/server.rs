@@ -29,7 +29,7 @@ use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, SystemTime};
 
-use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
+use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement, PoolPlacement};
 use rustix::thread::{CpuSet, sched_getaffinity};
 
 use crate::config::{Config, Sources};
@@ -55,6 +55,9 @@ const SHARD_IO_MEMORY: usize = 64 << 10;
 const SHARD_RING_DEPTH: usize = 8;
 const WORKER_IO_MEMORY: usize = 64 << 10;
 const WORKER_RING_DEPTH: usize = 64;
+/// Threads of a worker for what blocks, if there are providers on the network: a keyring that waits for
+/// its user must not hold up the names of other providers' hosts.
+const WORKER_BLOCKING_THREADS: usize = 4;
 
 /// The daemon. Start with [`IpcServer::builder`].
 #[derive(Debug)]
@@ -409,9 +412,12 @@ impl RunningServer {
             doorbell,
             stop: Arc::clone(&stop),
         };
+        let is_remote = config.providers.values().any(|provider| provider.remote().is_some());
+        let blocking_threads = if is_remote { WORKER_BLOCKING_THREADS } else { 1 };
         let (report, started) = mpsc::channel();
         let executor = LocalExecutorBuilder::new(Placement::Unbound)
             .name(name)
+            .blocking_thread_pool_placement(PoolPlacement::Unbound(blocking_threads))
             .io_memory(WORKER_IO_MEMORY)
             .ring_depth(WORKER_RING_DEPTH)
             .spawn(move || {
