@@ -197,7 +197,12 @@ const ATTACKS: &[Attack] = &[
             vec![peer.is_served()]
         },
         must: &[Seen::Served],
-        timed: again(|stage, work| spinning_echoes(stage, work.until)),
+        timed: again(|stage, work| {
+            // It rests as long as the attacker waits for a full ring to stay full.
+            let seen = spinning_echoes(stage, Until::after(work.until.left() / 4));
+            work.until.rest();
+            seen
+        }),
     },
     Attack {
         name: "small answers never read, and gone",
