@@ -19,8 +19,9 @@ use zerocopy::IntoBytes as _;
 
 use common::{Daemon, send_with_descriptors, wait_for};
 use hostile::{
-    Attack, CAPACITY, Gifts, PATIENCE, Peer, Seen, Siege, Stage, Until, again, again_when_let_go,
-    fault, long_visits, spinning_echoes, spinning_flood, spinning_heartbeats, visits,
+    Attack, CAPACITY, Gifts, PATIENCE, Peer, Seen, Siege, Stage, Until, Work, again,
+    again_when_let_go, fault, long_visits, spinning_echoes, spinning_flood, spinning_heartbeats,
+    visits,
 };
 
 /// Requests that one connection may have in flight.
@@ -197,12 +198,7 @@ const ATTACKS: &[Attack] = &[
             vec![peer.is_served()]
         },
         must: &[Seen::Served],
-        timed: again(|stage, work| {
-            // It rests as long as the attacker waits for a full ring to stay full.
-            let seen = spinning_echoes(stage, Until::after(work.until.left() / 4));
-            work.until.rest();
-            seen
-        }),
+        timed: again(echoes_and_a_rest),
     },
     Attack {
         name: "small answers never read, and gone",
@@ -216,7 +212,7 @@ const ATTACKS: &[Attack] = &[
                 .collect()
         },
         must: &[Seen::Left],
-        timed: again(|stage, work| spinning_echoes(stage, work.until)),
+        timed: again(echoes_and_a_rest),
     },
     Attack {
         name: "answers of 40 KiB never read",
@@ -417,6 +413,13 @@ fn send_patiently(peer: &mut Peer, message_type: MessageType, id: u64, payload: 
         assert!(until.goes_on(), "the daemon takes no requests");
         thread::sleep(Duration::from_micros(100));
     }
+}
+
+/// The twin of those who fill both rings: it rests as long as they wait for a full ring to stay full.
+fn echoes_and_a_rest(stage: &Stage, work: Work) -> Vec<Seen> {
+    let seen = spinning_echoes(stage, Until::after(work.until.left() / 4));
+    work.until.rest();
+    seen
 }
 
 /// Sends until the daemon, which waits for space in the response ring, takes no more; gives how
