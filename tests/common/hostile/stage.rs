@@ -263,8 +263,16 @@ impl Stage {
         self.honest.shared.wait_for_rounds(1)
     }
 
-    /// Ends the play: prints the table, stops the daemon, and fails if anything was wrong.
+    /// Ends the play: prints the table, fails if a row is wrong, stops the daemon, and fails if anything
+    /// else was wrong.
     pub(crate) fn finish(mut self) {
+        // First of all, because a daemon that hangs does not stop.
+        let rows = std::mem::take(self.rows.get_mut().unwrap());
+        print_table(&rows);
+        let wrong: Vec<_> = rows.iter().filter(|row| row.verdict.is_err()).collect();
+        let names: Vec<_> = wrong.iter().map(|row| row.name).collect();
+        assert!(names.is_empty(), "{names:?}: see the table above");
+
         let last = self.page().map(|page| counts(&page)).unwrap_or_default();
         let rounds = self.honest.shared.rounds.load(Ordering::Relaxed);
         let honest = self.honest.stop();
@@ -275,29 +283,7 @@ impl Stage {
         self.daemon.signal(Signal::TERM);
         let (code, said) = self.daemon.exit();
         let file = counts(&std::fs::read_to_string(&self.page).unwrap_or_default());
-
-        let rows = self.rows.into_inner().unwrap();
-        println!("\n| attack | seen | verdict |\n|---|---|---|");
-        for Row { name, seen, verdict } in &rows {
-            let verdict = match verdict {
-                Ok(fine) => fine.to_string(),
-                Err(wrong) => format!("WRONG: {wrong}"),
-            };
-            println!("| {name} | {seen} | {verdict} |");
-        }
-        println!("\n{} attacks; the honest client made {rounds} rounds; exit {code:?}", rows.len());
-        let all: Vec<_> = rows.iter().filter_map(Row::compared).collect();
-        let ratio = all.iter().map(|one| one.ratio).fold(0.0, f64::max);
-        let (more, most) = all.iter().fold((0, 0), |(more, most), one| {
-            (more + usize::from(one.attempt > 1), most.max(one.attempt))
-        });
-        println!(
-            "{} timed: at most {ratio:.2} ×; {more} at a later attempt, the {most}th at most",
-            all.len()
-        );
-        let wrong: Vec<_> = rows.iter().filter(|row| row.verdict.is_err()).collect();
-        let names: Vec<_> = wrong.iter().map(|row| row.name).collect();
-        assert!(names.is_empty(), "{names:?}: see the table above");
+        println!("the honest client made {rounds} rounds; exit {code:?}");
         assert_eq!(honest, Ok(()), "the honest client");
         assert!(held.0 <= self.at_start.0 && held.1 <= self.at_start.1, "{held:?} held at the end");
         assert_eq!(code, Some(0), "the daemon's exit: {said}");
@@ -310,6 +296,27 @@ impl Stage {
         };
         assert_eq!(same(&file), same(&last), "the metrics file and the page");
     }
+}
+
+fn print_table(rows: &[Row]) {
+    println!("\n| attack | seen | verdict |\n|---|---|---|");
+    for Row { name, seen, verdict } in rows {
+        let verdict = match verdict {
+            Ok(fine) => fine.to_string(),
+            Err(wrong) => format!("WRONG: {wrong}"),
+        };
+        println!("| {name} | {seen} | {verdict} |");
+    }
+    let all: Vec<_> = rows.iter().filter_map(Row::compared).collect();
+    let ratio = all.iter().map(|one| one.ratio).fold(0.0, f64::max);
+    let (more, most) = all.iter().fold((0, 0), |(more, most), one| {
+        (more + usize::from(one.attempt > 1), most.max(one.attempt))
+    });
+    println!(
+        "\n{} attacks; {} timed: at most {ratio:.2} ×; {more} at a later attempt, the {most}th at most",
+        rows.len(),
+        all.len()
+    );
 }
 
 /// Faults and ends on a metrics page.
