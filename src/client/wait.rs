@@ -11,8 +11,6 @@ use crate::sync::spin_hint;
 
 /// Polls between two looks at the clock; a power of two.
 const POLLS_PER_LOOK: u32 = 32;
-/// Polls of a wait before the processor is told that it is one.
-const POLLS_BEFORE_HINT: u32 = 256;
 /// How often a client that polls for long looks whether the daemon has hung up.
 const SOCKET_LOOK_INTERVAL: Duration = Duration::from_millis(1);
 /// Tries for space in a full ring before the first short park.
@@ -70,10 +68,9 @@ impl Pace {
     pub(super) fn step(&mut self) -> Step {
         self.polls = self.polls.wrapping_add(1);
         if !self.polls.is_multiple_of(POLLS_PER_LOOK) {
-            // The hint costs as much as a quarter of a hot round trip: only a longer wait gives it.
-            if self.polls > POLLS_BEFORE_HINT {
-                spin_hint();
-            }
+            // Also in the shortest wait: the hint keeps loads of the polled line from piling up, which
+            // the processor throws away and starts anew when the line is taken by its writer.
+            spin_hint();
             return Step::Poll;
         }
         self.look_at_clock(Instant::now())

@@ -164,6 +164,36 @@ fn held_frames_are_unseen_until_they_are_shown_all_at_once() {
 }
 
 #[test]
+fn a_zero_stands_behind_every_frame_over_what_an_earlier_lap_left() {
+    let home = Home { offset: 2048, size: 2048, phase: 0, early: true };
+    for (home, seed) in [(Home::NONE, 1), (home, 2), (Home::NONE, 3), (home, 4)] {
+        let memory = Memory::new(1 << 14, home);
+        let ring = memory.view();
+        let (mut producer, mut consumer) = (Producer::new(home, false), Consumer::new(home, false));
+        // Runs of one size, between them another: what was foretold comes true, or not.
+        for round in 0..4_000_u64 {
+            let size = [64, 1024, 20, 200, 1024, 64, 0, 500][(round / (3 + seed) % 8) as usize];
+            let payload = vec![0xFF; size];
+            if round % 50 < 7 {
+                producer.hold();
+            }
+            while producer.publish(ring, request(round), &payload).is_err() {
+                producer.reveal(ring);
+                while take(&mut consumer, ring).unwrap().is_some() {}
+            }
+            let behind = &ring.words[ring.index(producer.tail())];
+            assert_eq!(behind.load(Relaxed), 0, "behind frame {round} of seed {seed}");
+            if round % 50 >= 7 {
+                producer.reveal(ring);
+            }
+            if round % 3 != 0 {
+                let _ = take(&mut consumer, ring).unwrap();
+            }
+        }
+    }
+}
+
+#[test]
 fn full_ring_returns_the_frame_and_takes_it_later() {
     let memory = Memory::new(256, Home::NONE);
     let ring = memory.view();

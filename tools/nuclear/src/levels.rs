@@ -13,6 +13,7 @@ use annulus::footprint::Footprint;
 
 use crate::Failure;
 use crate::daemon::{self, Peak};
+use crate::probe::Probes;
 use crate::report::{Progress, Report};
 use crate::team::Team;
 use crate::work::{Outcome, Squad, Task, Work};
@@ -22,6 +23,8 @@ pub(crate) const MB: f64 = 1e6;
 
 /// Between two looks at the daemon's memory.
 const SAMPLE_PERIOD: Duration = Duration::from_millis(50);
+/// Between two looks at clients that time single answers: each takes a core away for some microseconds.
+const RARE_PERIOD: Duration = Duration::from_secs(1);
 /// When a level's clients are given up, compressed and full.
 const TIME_MAX: Duration = Duration::from_secs(60);
 const TIME_MAX_FULL: Duration = Duration::from_secs(3_600);
@@ -77,14 +80,15 @@ impl Stage {
         works: &[Work],
     ) -> Result<(Vec<Outcome>, Peak), Failure> {
         let mut peak = Peak::default();
-        let outcomes = run_beside(time_max, works, || peak.sample(daemon))?;
+        let outcomes = run_beside(time_max, SAMPLE_PERIOD, works, || peak.sample(daemon))?;
         Ok((outcomes, peak))
     }
 }
 
-/// Lets a team work for `time_max` at most, and calls `look` now and then meanwhile.
+/// Lets a team work for `time_max` at most, and calls `look` every `period` meanwhile.
 fn run_beside(
     time_max: Duration,
+    period: Duration,
     works: &[Work],
     mut look: impl FnMut() -> Result<(), Failure>,
 ) -> Result<Vec<Outcome>, Failure> {
@@ -98,7 +102,7 @@ fn run_beside(
         }
         look()?;
         progress.at("seconds", started.elapsed().as_secs(), time_max.as_secs());
-        thread::sleep(SAMPLE_PERIOD);
+        thread::sleep(period);
     }
     team.outcomes()
 }
@@ -169,7 +173,8 @@ pub(crate) fn memory_destruction(stage: &Stage, report: &mut Report) -> Result<(
     Ok(())
 }
 
-/// Level 3: 999 connections saturate with 4 KiB, one sends 10,000 timed probes of 1 KiB.
+/// Level 3: 999 connections saturate with 4 KiB, one sends 10,000 timed probes of 1 KiB; as many while
+/// the 999 rest.
 pub(crate) fn latency_torture(stage: &Stage, report: &mut Report) -> Result<(), Failure> {
     let cores = Cores::choose()?;
     show_machine(stage, cores, "before", report)?;
@@ -180,17 +185,17 @@ pub(crate) fn latency_torture(stage: &Stage, report: &mut Report) -> Result<(), 
         payload_size: 4 << 10,
         window: 4,
     };
-    let probes = u32::try_from(stage.requests(10_000, 2_000))?;
-    let work = stage.work(&daemon, cores.client, Task::Probe { squad, probes });
+    let probes = u32::try_from(stage.requests(10_000, 10_000))?;
+    let task = Task::Probe { daemon: daemon.id(), squad, probes };
+    let work = stage.work(&daemon, cores.client, task);
     // The memory of a thousand mappings takes milliseconds of a core to read, which a probe would wait.
-    let outcomes = run_beside(stage.time_max(), &[work], || Ok(()))?;
+    let outcomes = run_beside(stage.time_max(), RARE_PERIOD, &[work], || Ok(()))?;
     daemon.stop()?;
     show_machine(stage, cores, "after", report)?;
 
     let outcome = outcomes.first().ok_or("no client reported")?;
     let (quiet, loaded) = (outcome.quiet, outcome.saturated);
-    let slow =
-        |probes: crate::work::Probes| 100.0 * as_float(probes.slow) / as_float(probes.count.max(1));
+    let slow = |probes: Probes| 100.0 * as_float(probes.slow) / as_float(probes.count.max(1));
     report.show("idle probe: p50, p99.9", format!("{} ns, {} ns", quiet.p50_ns, quiet.p999_ns));
     report.show("idle probe: at or over 10 us", format!("{:.2} %", slow(quiet)));
     report.show("probe: p50", format!("{} ns", loaded.p50_ns));
@@ -203,6 +208,10 @@ pub(crate) fn latency_torture(stage: &Stage, report: &mut Report) -> Result<(), 
         format!("{above} ns"),
         above < 50_000,
     );
+    for (probe, probes) in [("idle probe", quiet), ("probe", loaded)] {
+        let what = format!("{probe}: met somebody else on a core; p99.9 of the others");
+        report.show(&what, format!("{} x; {} ns", probes.displaced, probes.undisplaced_p999_ns));
+    }
     let backlog = 100.0 * as_float(loaded.beside_backlog) / as_float(loaded.count.max(1));
     report.show("probes answered before the backlog", format!("{backlog:.1} %"));
     Ok(())

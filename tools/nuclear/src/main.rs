@@ -7,6 +7,7 @@
 //! providers  what the way to a provider costs
 //! daemon   the daemon and its memory              team       client processes, started together
 //! work     what one client process does           fleet      many connections on one thread
+//! probe    level 3's client
 //! ```
 //!
 //! The daemon (`annulus serve`) and the clients (this program, started again) are processes of their
@@ -19,6 +20,7 @@ mod activity;
 mod daemon;
 mod fleet;
 mod levels;
+mod probe;
 mod providers;
 mod report;
 mod rest;

@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use annulus::bench::{Pinned, Samples, follow_parent};
+use annulus::bench::{Pinned, follow_parent};
 use annulus::client::{Client, ConnectOptions};
 use annulus::protocol::{AIRequest, Message, MessageRole};
 use annulus::wire::MessageType;
@@ -12,13 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::Failure;
 use crate::fleet::{self, Lane};
+use crate::probe::{self, Probes};
 use crate::team::READY;
-
-/// Answers at or over this are slow ones, in nanoseconds: the bar of level 3.
-const SLOW_NS: u128 = 10_000;
-
-/// Rounds over all connections before probes are timed beside them: saturation, not its first moment.
-const SATURATION_ROUNDS: u32 = 32;
 
 /// Bytes of a file that is sent for analysis, and that comes back.
 const FILE_SIZE: usize = 256 << 10;
@@ -49,8 +44,14 @@ pub(crate) struct Squad {
 pub(crate) enum Task {
     /// Echoes on all squads at once.
     Echo(Vec<Squad>),
-    /// Probes of 1 KiB, first beside quiet connections, then beside the same ones saturated.
-    Probe { squad: Squad, probes: u32 },
+    /// Probes of 1 KiB, by turns beside quiet connections and beside the same ones saturated.
+    Probe {
+        /// The daemon's process.
+        daemon: u32,
+        squad: Squad,
+        /// Of each kind.
+        probes: u32,
+    },
     /// Echoes before the start, and then quiet connections until it comes.
     Rest(Squad),
     /// Autocomplete, chat and file analysis, on connections by turns.
@@ -68,17 +69,6 @@ pub(crate) struct Outcome {
     pub(crate) saturated: Probes,
 }
 
-/// The latencies of probes.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
-pub(crate) struct Probes {
-    pub(crate) count: u64,
-    pub(crate) slow: u64,
-    pub(crate) p50_ns: u64,
-    pub(crate) p999_ns: u64,
-    /// Probes at whose answer the last saturating connection had requests in flight.
-    pub(crate) beside_backlog: u64,
-}
-
 /// Does the work that `text` describes and reports on standard output.
 pub(crate) fn run(text: &str) -> Result<(), Failure> {
     let work: Work = serde_json::from_str(text)?;
@@ -86,7 +76,7 @@ pub(crate) fn run(text: &str) -> Result<(), Failure> {
     let _pinned = Pinned::to(work.core)?;
     let outcome = match work.task {
         Task::Echo(squads) => echo(&work.socket, &squads)?,
-        Task::Probe { squad, probes } => probe(&work.socket, squad, probes)?,
+        Task::Probe { daemon, squad, probes } => probe::run(&work.socket, daemon, squad, probes)?,
         Task::Rest(squad) => rest(&work.socket, squad)?,
         Task::Mixed { connections } => mixed(&work.socket, connections)?,
     };
@@ -95,7 +85,7 @@ pub(crate) fn run(text: &str) -> Result<(), Failure> {
 }
 
 /// Says that the connections are there and waits for the start.
-fn line_up() -> Result<Instant, Failure> {
+pub(crate) fn line_up() -> Result<Instant, Failure> {
     println!("{READY}");
     if io::stdin().read_line(&mut String::new())? == 0 {
         return Err("the parent is gone".into());
@@ -103,7 +93,7 @@ fn line_up() -> Result<Instant, Failure> {
     Ok(Instant::now())
 }
 
-fn connect(socket: &Path, squad: Squad) -> Result<Vec<Lane>, Failure> {
+pub(crate) fn connect(socket: &Path, squad: Squad) -> Result<Vec<Lane>, Failure> {
     let Squad { connections, requests, payload_size, window } = squad;
     fleet::connect(socket, connections, payload_size, window, requests)
 }
@@ -117,51 +107,6 @@ fn echo(socket: &Path, squads: &[Squad]) -> Result<Outcome, Failure> {
     let started = line_up()?;
     let answered = fleet::run(&mut lanes)?;
     Ok(Outcome { answered, seconds: started.elapsed().as_secs_f64(), ..Outcome::default() })
-}
-
-fn probe(socket: &Path, squad: Squad, probes: u32) -> Result<Outcome, Failure> {
-    fleet::allow(squad.connections + 1)?;
-    let one = Squad { connections: 1, requests: u64::MAX, payload_size: 1024, window: 1 };
-    let mut prober = connect(socket, one)?.remove(0);
-    let mut lanes = connect(socket, squad)?;
-    let started = line_up()?;
-    let quiet = time_probes(&mut prober, &mut [], probes)?;
-    // Until the daemon has met every connection as one of those that saturate it.
-    time_probes(&mut prober, &mut lanes, SATURATION_ROUNDS)?;
-    let saturated = time_probes(&mut prober, &mut lanes, probes)?;
-    let seconds = started.elapsed().as_secs_f64();
-    Ok(Outcome { answered: quiet.count + saturated.count, seconds, quiet, saturated })
-}
-
-/// Before each probe all lanes are emptied and filled again; then the thread does nothing but send
-/// the probe and poll for its answer. What is timed is therefore how long the daemon, with a
-/// backlog, keeps a connection that has just become active waiting; not this thread's own work.
-fn time_probes(prober: &mut Lane, lanes: &mut [Lane], count: u32) -> Result<Probes, Failure> {
-    let size = lanes.first().map_or(0, Lane::payload_size);
-    let (mut load, mut probe) = (vec![0; size], vec![0; prober.payload_size()]);
-    let (mut answer, mut samples) = (Vec::with_capacity(size), Samples::new());
-    let mut probes = Probes::default();
-    for _ in 0..count {
-        for lane in &mut *lanes {
-            lane.visit(&mut load, &mut answer)?;
-        }
-        let sent = Instant::now();
-        prober.fill(&mut probe)?;
-        // Bounded: the daemon answers, or the level's deadline ends this process.
-        while !prober.take(&mut answer)? {
-            std::hint::spin_loop();
-        }
-        let interval = sent.elapsed();
-        samples.record(interval);
-        probes.count += 1;
-        probes.slow += u64::from(interval.as_nanos() >= SLOW_NS);
-        if let Some(lane) = lanes.last_mut() {
-            while lane.is_busy() && lane.take(&mut answer)? {}
-            probes.beside_backlog += u64::from(lane.is_busy());
-        }
-    }
-    let summary = samples.summary();
-    Ok(Probes { p50_ns: summary.p50_ns, p999_ns: summary.p999_ns, ..probes })
 }
 
 /// Here the start is the end: what is to be seen happens before, while nothing happens.
