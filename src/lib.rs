@@ -32,6 +32,7 @@
 //! metrics      counters, Prometheus descriptors  the limit of open files
 //! protocol     AI messages, codecs
 //! footprint    memory of a process  trim         gives back what only the start needed (both cli)
+//! scheduling   how soon a woken thread runs
 //! paths        socket and file      checksum     CRC-32C
 //! limits       every bound          copy         bytes into shared words and back
 //! sync         atomics, or loom's   stand_in   the models' kernel
@@ -90,6 +91,8 @@ pub mod protocol;
 pub mod provider;
 pub mod region;
 pub mod ring;
+#[cfg(feature = "server")]
+mod scheduling;
 #[cfg(feature = "server")]
 mod server;
 #[cfg(feature = "server")]

@@ -45,6 +45,7 @@ use crate::pool::{BufferPool, PoolSizes};
 use crate::protocol::{Codec, JsonCodec, RkyvCodec};
 use crate::provider::{self, ProviderPool};
 use crate::region::Doorbell;
+use crate::scheduling;
 use crate::shard::{DataShard, ShardShared};
 use crate::wake::{ShardWaker, WorkerWaker};
 use crate::wire::{Fault, MessageType};
@@ -421,6 +422,7 @@ impl RunningServer {
             .io_memory(WORKER_IO_MEMORY)
             .ring_depth(WORKER_RING_DEPTH)
             .spawn(move || {
+                be_prompt();
                 let _ = report.send(());
                 worker::run(options)
             })
@@ -450,6 +452,7 @@ impl RunningServer {
             .io_memory(SHARD_IO_MEMORY)
             .ring_depth(SHARD_RING_DEPTH)
             .spawn(move || async move {
+                be_prompt();
                 match DataShard::new(options, shared, shutdown_timeout, followed) {
                     Ok(mut shard) => {
                         let _ = report.send(Ok(()));
@@ -464,6 +467,13 @@ impl RunningServer {
         started.recv().map_err(io::Error::other)??;
         self.shards.push(executor);
         Ok(())
+    }
+}
+
+/// For each thread that serves: it does a little whenever it is woken, and somebody waits for that.
+fn be_prompt() {
+    if let Err(error) = scheduling::ask_for_short_slices() {
+        tracing::debug!(%error, "the system keeps its slices of time: busy cores answer later");
     }
 }
 

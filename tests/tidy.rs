@@ -12,13 +12,14 @@ use std::process::Command;
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
 /// Files of `src` that may opt in to `unsafe`, each with a safe face.
-const UNSAFE: [&str; 10] = [
+const UNSAFE: [&str; 11] = [
     "bench/inherit.rs",
     "bench/mapping.rs",
     "checksum.rs",
     "copy.rs",
     "pool/lease.rs",
     "region/mapping.rs",
+    "scheduling.rs",
     "shard/ringer.rs",
     "shard/uring.rs",
     "trim.rs",
@@ -45,6 +46,7 @@ const ROWS: [&[&str]; 7] = [
         "trim",
         "paths",
         "metrics",
+        "scheduling",
     ],
     // Without a clock and without a system call.
     &["link", "connection", "dialect"],

@@ -1,4 +1,5 @@
-//! Whom a shard has served between two parks, and where they are: what decides where it parks next.
+//! Who has asked something of a shard between two parks, and where they are: what decides where it
+//! parks next.
 
 use crate::region::Whereabouts;
 

@@ -116,6 +116,8 @@ pub struct Table<M> {
     free: Vec<u32>,
     /// Slots that are polled every round.
     hot: Vec<u32>,
+    /// How many of them have asked.
+    asking_count: usize,
     /// Where in `hot` this round goes on.
     round_at: usize,
     /// Hot slots that keep at most one request under way, and those that have just become hot with
@@ -154,6 +156,7 @@ impl<M: RegionMemory> Table<M> {
             quiet_since: Timestamp::default(),
             quiet_visits: 0,
             hot: false,
+            asked: false,
             blocked: false,
             starved: false,
             bulk: false,
@@ -167,6 +170,7 @@ impl<M: RegionMemory> Table<M> {
             slot_count,
             free: (0..slot_count).rev().collect(),
             hot: Vec::with_capacity(count),
+            asking_count: 0,
             round_at: 0,
             interactive: Vec::with_capacity(count),
             interactive_at: 0,
@@ -294,7 +298,8 @@ impl<M: RegionMemory> Table<M> {
         }
     }
 
-    /// Who was served since the last call, of those that have become quiet.
+    /// Who has asked since the last call, of those that have become quiet. Who only gets a worker's
+    /// replies is not among them: it is the worker that wakes the shard for these, from wherever it is.
     pub fn take_company(&mut self) -> Company {
         std::mem::take(&mut self.company)
     }

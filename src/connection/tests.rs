@@ -847,3 +847,43 @@ fn a_client_that_went_quiet_is_company_once_with_what_it_says() {
     assert_eq!(shard.table.take_company(), Company::Nobody);
     drop(other);
 }
+
+#[test]
+fn who_only_gets_a_workers_replies_is_no_company() {
+    let mut shard = Shard::new(2);
+    let (mut reader, mut asker) = (shard.connect(), shard.connect());
+    let place = Whereabouts { core: 5, polls: true };
+    asker.region.view().client_core().store(Some(place));
+    reader.send(SLOW, 1, b"stream").unwrap();
+    shard.settle();
+    assert_eq!(shard.cool(), Turn::Parked);
+    // It has asked once, and has not said where it is.
+    assert_eq!(shard.table.take_company(), Company::Unknown);
+    let JobKind::Request { header, .. } = shard.worker.take().unwrap().kind else { panic!() };
+
+    shard.worker.publish(reader.slot, header.chunk(), b"part").unwrap();
+    shard.settle();
+    assert_eq!((shard.table.hot_count(), shard.table.asking_count()), (1, 0));
+    asker.send(MessageType::ECHO, 1, b"key").unwrap();
+    shard.table.doorbell(asker.slot, shard.clock.now());
+    shard.settle();
+    assert_eq!(shard.table.asking_count(), 1);
+    assert_eq!(shard.cool(), Turn::Parked);
+    assert_eq!(shard.table.take_company(), Company::Together { slot: asker.slot, place });
+    assert_eq!((shard.table.hot_count(), shard.table.asking_count()), (0, 0));
+
+    // Asking in the midst of a stream is asking.
+    shard.worker.publish(reader.slot, header.chunk(), b"part").unwrap();
+    reader.send(MessageType::ECHO, 2, b"").unwrap();
+    shard.settle();
+    assert_eq!(shard.table.asking_count(), 1);
+    assert_eq!(shard.cool(), Turn::Parked);
+    assert_eq!(shard.table.take_company(), Company::Unknown);
+
+    // Who leaves while it asks is not counted for ever.
+    shard.table.doorbell(reader.slot, shard.clock.now());
+    assert_eq!(shard.table.asking_count(), 1);
+    shard.table.end(reader.slot, Ending::ClientLeft);
+    shard.cool();
+    assert_eq!(shard.table.asking_count(), 0);
+}

@@ -16,6 +16,9 @@ use crate::connection::{Company, Timestamp};
 const AGREED_MIN: u32 = 2;
 /// How long clients on different cores keep the shard on its own.
 const APART: Duration = Duration::from_secs(10);
+/// How long after the last client has asked the shard stays beside it, if something else wakes it: the
+/// replies of workers come faster where the kernel may choose the core.
+const ALONE_MAX: Duration = Duration::from_secs(1);
 /// What a move costs of the time for moves, and how many may come at once.
 const MOVE_INTERVAL: Duration = Duration::from_millis(10);
 const MOVES_AT_ONCE: u32 = 16;
@@ -46,6 +49,8 @@ pub(super) struct Follow {
     /// The client polls before it parks, where it may.
     polls: bool,
     apart_until: Timestamp,
+    /// When the shard last parked after a client had asked.
+    asked_at: Timestamp,
     /// The moves so far are paid for by then.
     paid_at: Timestamp,
     busy_turns: u32,
@@ -58,10 +63,11 @@ impl Follow {
         self.beside
     }
 
-    /// The shard parks, after it has served `company`.
+    /// The shard parks, after `company` has asked it something.
     pub(super) fn park(&mut self, company: Company, now: Timestamp) -> Move {
         let (slot, place) = match company {
-            Company::Nobody => return Move::Stay,
+            Company::Nobody if now < self.asked_at.after(ALONE_MAX) => return Move::Stay,
+            Company::Nobody => return self.home(),
             Company::Together { slot, place } => (slot, place),
             Company::Unknown => {
                 self.agreed = 0;
@@ -85,6 +91,7 @@ impl Follow {
             None => self.agreed = 1,
         }
         self.polls = place.polls;
+        self.asked_at = now;
         if now < self.apart_until {
             return self.home();
         }
@@ -96,9 +103,9 @@ impl Follow {
         Move::Beside(core)
     }
 
-    /// A turn found work while the shard was beside its client. `rang`: the client was parked, so it
-    /// ran before the shard did and not at the same time. `hot`: connections that are polled.
-    pub(super) fn busy(&mut self, rang: bool, hot: usize, now: Timestamp) -> Move {
+    /// A turn found work of clients while the shard was beside its own. `rang`: the client was parked, so
+    /// it ran before the shard did and not at the same time. `asking`: connections that have asked.
+    pub(super) fn busy(&mut self, rang: bool, asking: usize, now: Timestamp) -> Move {
         let soon = now.since(self.busy_at) < BUSY_GAP_NS;
         self.busy_at = now;
         if !soon {
@@ -108,7 +115,15 @@ impl Follow {
         if self.polls || !rang {
             self.busy_turns += 1;
         }
-        if hot > 1 || self.busy_turns >= BUSY_TURNS_MAX { self.home() } else { Move::Stay }
+        if asking > 1 || self.busy_turns >= BUSY_TURNS_MAX { self.home() } else { Move::Stay }
+    }
+
+    /// The client of this slot has left: where it was says nothing about where the others are.
+    pub(super) fn forget(&mut self, slot: u32) {
+        if self.last.is_some_and(|(last, _)| last == slot) {
+            self.last = None;
+            self.agreed = 0;
+        }
     }
 
     /// The system did not let the shard go where it was to go.
@@ -195,6 +210,27 @@ mod tests {
         assert_eq!(follow.park(Company::Unknown, at(4)), Move::Home);
         assert_eq!(follow.park(on(1, 3, false), at(5)), Move::Stay);
         assert_eq!(follow.park(on(1, 3, false), at(6)), Move::Beside(3));
+    }
+
+    #[test]
+    fn a_client_that_has_left_pulls_nowhere() {
+        let mut follow = beside(false);
+        follow.forget(1);
+        assert_eq!(follow.park(on(2, 5, false), at(3)), Move::Stay);
+        assert_eq!(follow.park(on(2, 5, false), at(4)), Move::Beside(5));
+        // Who left long ago, and was not the last, changes nothing.
+        follow.forget(1);
+        assert_eq!(follow.park(on(3, 6, false), at(5)), Move::Home);
+    }
+
+    #[test]
+    fn a_shard_that_wakes_for_others_leaves_a_client_that_asks_nothing_any_more() {
+        let mut follow = beside(false);
+        assert_eq!(follow.park(Company::Nobody, at(1_001)), Move::Stay);
+        assert_eq!(follow.park(on(1, 3, false), at(1_001)), Move::Stay);
+        assert_eq!(follow.park(Company::Nobody, at(2_000)), Move::Stay);
+        assert_eq!(follow.park(Company::Nobody, at(2_001)), Move::Home);
+        assert_eq!(follow.park(Company::Nobody, at(9_000)), Move::Stay);
     }
 
     /// Turns with work until the shard goes home, at most `max`, each `gap_ns` after the last.

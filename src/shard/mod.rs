@@ -185,8 +185,11 @@ impl DataShard {
                 Turn::Busy => {
                     idle_turns = 0;
                     now = self.clock.now();
-                    if self.place.beside().is_some()
-                        && self.place.busy(rings, self.table.hot_count(), now)
+                    // A worker's replies keep nobody from working.
+                    let asking = self.table.asking_count();
+                    if asking > 0
+                        && self.place.beside().is_some()
+                        && self.place.busy(rings, asking, now)
                     {
                         self.table.sit_beside(None);
                     }
@@ -419,6 +422,7 @@ impl DataShard {
         let seat = &mut self.seats[slot as usize];
         let Some(descriptors) = &seat.descriptors else { return };
         seat.closing = true;
+        self.place.forget(slot);
         if goodbye.is_some() && !sound("a goodbye takes no time") {
             std::thread::sleep(Duration::from_millis(20));
         }

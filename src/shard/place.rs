@@ -52,6 +52,11 @@ impl Place {
         self.follow.beside() != before
     }
 
+    /// The client of this slot has left.
+    pub(super) fn forget(&mut self, slot: u32) {
+        self.follow.forget(slot);
+    }
+
     /// A turn found work; see [`Follow::busy`]. True when the shard has gone home.
     #[cold]
     pub(super) fn busy(&mut self, rang: bool, hot: usize, now: Timestamp) -> bool {

@@ -67,7 +67,9 @@ impl<M: RegionMemory> Table<M> {
                 Visited::Quiet => {}
                 Visited::Cooled => {
                     self.hot.swap_remove(self.round_at);
-                    self.slots[slot as usize].hot = false;
+                    let entry = &mut self.slots[slot as usize];
+                    entry.hot = false;
+                    self.asking_count -= usize::from(std::mem::take(&mut entry.asked));
                     continue;
                 }
             }
@@ -102,6 +104,12 @@ impl<M: RegionMemory> Table<M> {
         self.hot.len()
     }
 
+    /// Those of them whose clients have asked something, and not only get a worker's replies.
+    #[must_use]
+    pub fn asking_count(&self) -> usize {
+        self.asking_count
+    }
+
     /// True when a turn would find something to do: looked at once more after the shard has announced
     /// that it parks.
     #[must_use]
@@ -130,6 +138,7 @@ impl<M: RegionMemory> Table<M> {
             return;
         }
         entry.quiet_since = now;
+        self.asking_count += usize::from(!std::mem::replace(&mut entry.asked, true));
         if !entry.hot {
             entry.warm(self.beside, now);
             self.hot.push(slot);
@@ -280,6 +289,9 @@ impl<M: RegionMemory> Table<M> {
             if requests == Visit::Busy || has_ended {
                 entry.quiet_since = now;
             }
+            if requests == Visit::Busy {
+                self.asking_count += usize::from(!std::mem::replace(&mut entry.asked, true));
+            }
             entry.quiet_visits = 0;
             entry.recent.add(done, now);
             // Where the budget took no more than one, another that waits is more than one.
@@ -362,7 +374,9 @@ impl<M: RegionMemory> Table<M> {
             entry.quiet_since = now;
             return Visited::Quiet;
         }
-        self.company.join(slot, view.client_core().load());
+        if entry.asked {
+            self.company.join(slot, view.client_core().load());
+        }
         if entry.blocked {
             self.metrics().activity.backpressure_total.increment();
         }

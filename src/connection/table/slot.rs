@@ -30,6 +30,9 @@ pub(super) struct Slot<M> {
     /// Visits since then that found nothing.
     pub(super) quiet_visits: u32,
     pub(super) hot: bool,
+    /// Its client has rung or asked since the slot became hot; without that, a worker's replies made
+    /// it so. Only while hot.
+    pub(super) asked: bool,
     /// Waits for space in its response ring.
     pub(super) blocked: bool,
     /// Is in [`super::Table::starved`].

@@ -31,7 +31,7 @@ use std::path::PathBuf;
 use annulus::bench::{Cores, DaemonKind, DaemonProcess, Samples, daemon_settings};
 use annulus::protocol::{AIRequest, Codec as _, JsonCodec, Message, MessageRole};
 use clap::ValueEnum;
-use rustix::thread::{sched_getaffinity, sched_setaffinity};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use self::upstream::Upstream;
 use crate::Failure;
@@ -73,6 +73,8 @@ struct Scene<'a> {
     stage: &'a Stage,
     options: &'a Options,
     cores: Cores,
+    /// The cores that this process had when it started.
+    all: CpuSet,
 }
 
 pub(crate) fn measure(
@@ -81,10 +83,13 @@ pub(crate) fn measure(
     options: &Options,
     report: &mut Report,
 ) -> Result<(), Failure> {
-    let scene = Scene { stage, options, cores: Cores::choose()? };
-    if what == Measure::Chunks {
+    let scene = Scene { stage, options, cores: Cores::choose()?, all: sched_getaffinity(None)? };
+    match what {
+        Measure::Requests => {}
         // Its clients look at their rings all the time.
-        leave_core(scene.cores.client)?;
+        Measure::Chunks => leave_core(scene.cores.client)?,
+        // What the upstream and the clients of the streams do is not what the echoes are to notice.
+        Measure::Streams => leave_core(scene.cores.client)?,
     }
     let upstream = Upstream::start(options)?;
     match what {
@@ -103,6 +108,15 @@ fn leave_core(core: usize) -> Result<(), Failure> {
 }
 
 impl Scene<'_> {
+    /// A daemon whose provider is this upstream, on all cores even if this process has left one.
+    fn start_daemon_on_all(&self, upstream: &Upstream) -> Result<DaemonProcess, Failure> {
+        let ours = sched_getaffinity(None)?;
+        sched_setaffinity(None, &self.all)?;
+        let daemon = self.start_daemon(upstream);
+        sched_setaffinity(None, &ours)?;
+        daemon
+    }
+
     /// A daemon whose provider is this upstream.
     fn start_daemon(&self, upstream: &Upstream) -> Result<DaemonProcess, Failure> {
         let mut settings = daemon_settings(DaemonKind::Free, self.cores);

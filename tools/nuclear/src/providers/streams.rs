@@ -6,7 +6,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use annulus::bench::{DaemonProcess, Samples};
+use annulus::bench::{DaemonProcess, Pinned, Samples};
 use annulus::client::{ConnectOptions, Connection};
 use annulus::wire::MessageType;
 
@@ -42,7 +42,7 @@ pub(super) fn measure(
     upstream: &Upstream,
     report: &mut Report,
 ) -> Result<(), Failure> {
-    let daemon = scene.start_daemon(upstream)?;
+    let daemon = scene.start_daemon_on_all(upstream)?;
     let socket = daemon.socket();
     let probes = scene.stage.connections(PROBES).max(100);
     let chunks = CHUNKS / scene.stage.divisor.min(4);
@@ -57,8 +57,9 @@ pub(super) fn measure(
     };
     let streams = (windows.windows * windows.streams) as u64;
     // The first connection wakes what is made on demand.
-    echo(&socket, 100)?;
-    let idle = echo(&socket, probes)?;
+    let core = scene.cores.client;
+    echo(&socket, 100, core)?;
+    let idle = echo(&socket, probes, core)?;
     let mut before = Peak::default();
     before.sample(&daemon)?;
 
@@ -71,7 +72,7 @@ pub(super) fn measure(
         });
         // Where the streams fail, the channel closes and their error is the one to show.
         let busy = match all_begun.recv_timeout(BEGIN_TIME_MAX) {
-            Ok(()) => Some((echo(socket, probes)?, look(&daemon)?)),
+            Ok(()) => Some((echo(socket, probes, core)?, look(&daemon)?)),
             Err(_) => None,
         };
         let seen = watcher.join().map_err(|_| "the clients of the streams panicked")??;
@@ -98,8 +99,9 @@ pub(super) fn measure(
     Ok(())
 }
 
-/// Echoes one after the other, with pauses.
-fn echo(socket: &Path, count: u32) -> Result<Samples, Failure> {
+/// Echoes one after the other, with pauses, from a thread that keeps to `core`.
+fn echo(socket: &Path, count: u32, core: usize) -> Result<Samples, Failure> {
+    let _there = Pinned::to(core)?;
     let mut connection = Connection::connect(&ConnectOptions::new().socket_path(socket))?;
     let (payload, mut answer) = (vec![7; PROBE_SIZE], Vec::new());
     let mut samples = Samples::new();
