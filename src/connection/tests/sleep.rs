@@ -113,6 +113,41 @@ fn a_blocked_connection_parks_and_asks_for_a_ring_when_there_is_space() {
     assert!(client.receive().is_some());
 }
 
+#[test]
+fn who_asked_a_moment_ago_is_polled_for_however_long_the_connection_is_there() {
+    let mut shard = Shard::new(1);
+    let mut client = shard.connect();
+    assert_eq!(shard.settle(), Turn::Polling);
+    shard.clock.0.set(SPIN_NS - 1);
+    client.send(MessageType::ECHO, 1, b"x").unwrap();
+    shard.settle();
+    shard.clock.0.set(SPIN_NS + 1);
+    assert_eq!((0..100).map(|_| shard.settle()).last(), Some(Turn::Polling));
+    assert_eq!(shard.cool(), Turn::Parked);
+}
+
+#[test]
+fn nobody_is_polled_for_between_the_chunks_of_a_stream_but_after_its_end() {
+    let mut shard = Shard::new(1);
+    let mut client = shard.connect();
+    client.send(SLOW, 1, b"").unwrap();
+    shard.settle();
+    let header = FrameHeader::request(SLOW, 1);
+    // The look before it parks takes more turns than these at a moment at which it still polls.
+    let turns = |shard: &mut Shard| (0..100).map(|_| shard.settle()).last();
+    assert_eq!(turns(&mut shard), Some(Turn::Polling), "who has asked may ask again");
+    assert_eq!(shard.cool(), Turn::Parked);
+    for _ in 0..3 {
+        shard.worker.publish(client.slot, header.chunk(), b"part").unwrap();
+        assert_eq!(turns(&mut shard), Some(Turn::Parked), "a worker tells of its next chunk");
+        assert_eq!(client.receive().unwrap(), (1, Status::Ok, false, b"part".to_vec()));
+    }
+    shard.worker.publish(client.slot, header.answer(Status::Ok), b"end").unwrap();
+    assert_eq!(turns(&mut shard), Some(Turn::Polling), "who has its answer may ask again");
+    assert_eq!(shard.cool(), Turn::Parked);
+    assert_eq!(client.receive().unwrap(), (1, Status::Ok, true, b"end".to_vec()));
+}
+
 /// Takes every buffer of the shard's pool.
 fn take_all_buffers(shard: &Shard) -> Vec<Lease> {
     std::iter::from_fn(|| shard.worker.pool().lease(1)).collect()
