@@ -166,6 +166,9 @@ fn a_certificate_is_verified() {
     assert_eq!(code(&unknown), 1);
     let said = stdout(&unknown);
     assert!(said.contains("network error: TLS with 127.0.0.1:"), "{said}");
+    let value: Value = serde_json::from_str(&stdout(&home.run(KEY, &["check", "--json"]))).unwrap();
+    let endpoint = &value["providers"][0]["endpoints"][0];
+    assert_eq!((&endpoint["connected"], &endpoint["encrypted"]), (&false.into(), &false.into()));
 
     let authority = home.0.path().join("authority.pem");
     fs::write(&authority, upstream.ca_pem().unwrap()).unwrap();
