@@ -6,12 +6,14 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::process::{Command, Output, Stdio};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use fake_upstream::{Options, TlsOptions, Upstream};
 use serde_json::Value;
 use tempfile::TempDir;
 
 const KEY: &str = "sk-planted-7f3a9c51";
+const WRONG_KEY: &str = "sk-another-0b17e2d4";
 
 /// What the fake upstream lists.
 const MODELS: &str = "fake-ok\nfake-tools\nfault-503\n";
@@ -21,10 +23,15 @@ struct Home(TempDir);
 
 impl Home {
     fn new(kind: &str, url: &str, more: &str) -> Self {
+        Self::with(kind, &[url], "keys = [\"env:K\"]", more)
+    }
+
+    /// With several endpoints, and other sources of keys.
+    fn with(kind: &str, urls: &[&str], keys: &str, more: &str) -> Self {
         let home = tempfile::tempdir().unwrap();
         let config = format!(
             "default_provider = \"p\"\n{more}\n\
-             [providers.p]\nkind = \"{kind}\"\nbase_urls = [\"{url}\"]\nkeys = [\"env:K\"]\n"
+             [providers.p]\nkind = \"{kind}\"\nbase_urls = {urls:?}\n{keys}\n"
         );
         fs::create_dir(home.path().join("annulus")).unwrap();
         fs::write(home.path().join("annulus/config.toml"), config).unwrap();
@@ -40,6 +47,7 @@ impl Home {
             .env("XDG_CONFIG_HOME", self.0.path())
             .env("XDG_RUNTIME_DIR", self.0.path())
             .env("K", key)
+            .env("WRONG", WRONG_KEY)
             .stdin(Stdio::null())
             .arg("providers")
             .args(arguments)
@@ -47,7 +55,7 @@ impl Home {
             .unwrap();
         for said in [&output.stdout, &output.stderr] {
             let said = String::from_utf8_lossy(said);
-            assert!(!said.contains(key), "{said}");
+            assert!(!said.contains(key) && !said.contains(WRONG_KEY), "{said}");
         }
         output
     }
@@ -158,6 +166,9 @@ fn a_certificate_is_verified() {
     assert_eq!(code(&unknown), 1);
     let said = stdout(&unknown);
     assert!(said.contains("network error: TLS with 127.0.0.1:"), "{said}");
+    let value: Value = serde_json::from_str(&stdout(&home.run(KEY, &["check", "--json"]))).unwrap();
+    let endpoint = &value["providers"][0]["endpoints"][0];
+    assert_eq!((&endpoint["connected"], &endpoint["encrypted"]), (&false.into(), &false.into()));
 
     let authority = home.0.path().join("authority.pem");
     fs::write(&authority, upstream.ca_pem().unwrap()).unwrap();
@@ -227,4 +238,87 @@ fn what_an_upstream_repeats_and_what_a_terminal_would_obey_is_taken_out() {
     let url = server(|_| page("200 OK", r#"{"data":[{"id":"a\u001b]0;b\nc"}]}"#));
     let said = stdout(&Home::new("openai", &url, "").run(KEY, &["models", "p"]));
     assert_eq!(said, "a ]0;b c\n");
+}
+
+#[test]
+fn each_endpoint_is_asked_with_each_key_but_not_again_where_nobody_is() {
+    let upstream = upstream(None);
+    let good = upstream.url() + "/v1";
+    // Nobody listens on the port of a socket that is bound only.
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let absent = format!("http://{nobody}/v1");
+    let keys = "keys = [\"env:WRONG\", \"env:K\"]";
+    let home = Home::with("openai", &[&absent, &good], keys, "");
+    let checked = home.run(KEY, &["check", "--json"]);
+    assert_eq!(code(&checked), 1);
+    let value: Value = serde_json::from_str(&stdout(&checked)).unwrap();
+    let endpoints = value["providers"][0]["endpoints"].as_array().unwrap();
+    let said: Vec<_> = endpoints
+        .iter()
+        .map(|it| {
+            let models = it["models"].as_u64();
+            (it["url"] == good, it["key"].as_str().unwrap(), &it["connected"], models)
+        })
+        .collect();
+    assert_eq!(
+        said,
+        [
+            (false, "env:WRONG", &false.into(), None),
+            (true, "env:WRONG", &true.into(), None),
+            (true, "env:K", &true.into(), Some(3)),
+        ]
+    );
+    assert_eq!(value["providers"][0]["problems"].as_array().unwrap().len(), 2);
+    // One that gives its models is enough to list them.
+    assert_eq!(stdout(&home.run(KEY, &["models", "p"])), MODELS);
+}
+
+#[test]
+fn a_kind_that_needs_no_key_is_asked_without_one() {
+    let upstream = Upstream::start(Options::default()).unwrap();
+    let home = Home::with("ollama", &[&upstream.url()], "", "");
+    let checked = home.run(KEY, &["check"]);
+    let expected = format!("ok: p: ollama, no key\n    {}: connected, 3 models\n", upstream.url());
+    assert_eq!((code(&checked), stdout(&checked)), (0, expected));
+}
+
+#[test]
+fn a_key_that_is_missing_is_wrong_even_beside_one_that_works() {
+    let upstream = upstream(None);
+    let keys = "keys = [\"env:K\", \"env:ABSENT\"]";
+    let home = Home::with("openai", &[&(upstream.url() + "/v1")], keys, "");
+    let checked = home.run(KEY, &["check"]);
+    let said = stdout(&checked);
+    assert_eq!(code(&checked), 1, "{said}");
+    assert!(said.contains("env:K not refused, 3 models\n"), "{said}");
+    assert!(said.contains("failed: p: env:ABSENT"), "{said}");
+}
+
+#[test]
+fn silence_and_a_refusal_without_an_end_are_told_in_bounded_time() {
+    // Read up to a bound only: else it would be silence in the end, too.
+    let endless = || {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let _ = stream.read(&mut [0; 4096]).unwrap();
+            let _ = stream.write_all(b"HTTP/1.1 503 Later\r\n\r\n");
+            // Ends when the client goes away.
+            while stream.write_all(&[b'x'; 4096]).is_ok() {}
+        });
+        url
+    };
+    let said = stdout(&Home::new("openai", &endless(), "").run(KEY, &["check"]));
+    assert!(said.contains("overloaded (HTTP 503)"), "{said:.500}");
+
+    // Its queue takes the connection, and nobody answers.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", silent.local_addr().unwrap());
+    let begun = Instant::now();
+    let checked = Home::new("openai", &url, "").run(KEY, &["check"]);
+    let said = stdout(&checked);
+    assert_eq!(code(&checked), 1);
+    assert!(said.contains("fell silent: no whole answer within 10 s"), "{said}");
+    assert!(begun.elapsed() < Duration::from_secs(60), "{:?}", begun.elapsed());
 }

@@ -17,6 +17,7 @@ const UNSAFE: [&str; 11] = [
     "bench/mapping.rs",
     "checksum.rs",
     "copy.rs",
+    "http/socket.rs",
     "pool/lease.rs",
     "region/mapping.rs",
     "scheduling.rs",

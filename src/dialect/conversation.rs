@@ -213,6 +213,33 @@ mod tests {
         assert_eq!(turns[2].results().map(|(_, text)| text).collect::<Vec<_>>(), ["found"]);
     }
 
+    /// How docs/providers.md says to send the results of calls that were made at once.
+    #[test]
+    fn calls_in_turns_of_their_own_are_calls_with_their_results() {
+        let messages = vec![
+            user("go"),
+            calling(&["1"], "well"),
+            user("found one"),
+            calling(&["2"], ""),
+            user("found two"),
+            user("and?"),
+        ];
+        let request = request(messages);
+        for merge in [true, false] {
+            let turns = Conversation::new(&request, merge).turns;
+            let pairs: Vec<_> = turns.iter().flat_map(Turn::results).collect();
+            let pairs: Vec<_> =
+                pairs.iter().map(|(call, text)| (call.id.as_str(), *text)).collect();
+            assert_eq!(pairs, [("1", "found one"), ("2", "found two")]);
+            let calls: Vec<_> = turns.iter().flat_map(Turn::calls).map(|call| &*call.id).collect();
+            assert_eq!(calls, ["1", "2"]);
+            let roles: Vec<_> = turns.iter().map(|turn| turn.role).take(5).collect();
+            let alternating =
+                [Role::User, Role::Assistant, Role::User, Role::Assistant, Role::User];
+            assert_eq!(roles, alternating);
+        }
+    }
+
     #[test]
     fn calls_become_text_when_nobody_can_tell_their_results() {
         let several = request(vec![calling(&["1", "2"], ""), user("found")]);

@@ -61,10 +61,23 @@ struct Shared<S> {
     id: u64,
     connection: S,
     stream_count: usize,
+    /// What the peer allows; one stream until it has said, which is in its first bytes.
+    streams_max: Option<usize>,
     /// Since when there are no streams, if there are none.
     idle_since: Instant,
     /// Gets no more streams, and is closed after its last one.
     is_draining: bool,
+}
+
+/// How a stream ended, for its connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// The connection goes on.
+    Over,
+    /// It gets no more streams.
+    Drain,
+    /// The peer refused it, beside as many as there are: that is what it takes, whatever it said.
+    Crowded,
 }
 
 /// How a connection stands with its idle limit.
@@ -137,17 +150,18 @@ impl<E: Usable, S: Usable + Clone> Host<E, S> {
                 return Some(Grant::Exclusive(connection));
             }
         }
-        let streams_max = self.limits.streams_max;
         let has_room = |shared: &&mut Shared<S>| {
             !shared.is_draining
-                && shared.stream_count < streams_max
+                && shared.stream_count < shared.streams_max.unwrap_or(1)
                 && shared.connection.is_usable()
         };
         if let Some(shared) = self.shared.iter_mut().find(has_room) {
             shared.stream_count += 1;
             return Some(Grant::Stream(shared.id, shared.connection.clone()));
         }
-        let awaits_shared = self.expects_shared && self.opening_count > 0;
+        let is_opening = |shared: &Shared<S>| !shared.is_draining && shared.streams_max.is_none();
+        let awaits_shared =
+            self.expects_shared && (self.opening_count > 0 || self.shared.iter().any(is_opening));
         if awaits_shared || self.open_count >= self.limits.connections_max {
             return None;
         }
@@ -162,7 +176,8 @@ impl<E: Usable, S: Usable + Clone> Host<E, S> {
         self.expects_shared = false;
     }
 
-    /// A shared connection was opened; the one who did has its first stream.
+    /// A shared connection was opened; the one who did has its first stream. The others wait until
+    /// [`limit_streams`](Self::limit_streams) says how many more it takes.
     pub(super) fn opened_shared(&mut self, id: u64, connection: S, now: Instant) {
         self.opening_count -= 1;
         self.expects_shared = true;
@@ -170,9 +185,17 @@ impl<E: Usable, S: Usable + Clone> Host<E, S> {
             id,
             connection,
             stream_count: 1,
+            streams_max: None,
             idle_since: now,
             is_draining: false,
         });
+    }
+
+    /// The peer takes so many streams at once on the shared connection `id`, for the time being.
+    pub(super) fn limit_streams(&mut self, id: u64, streams_max: usize) {
+        if let Some(shared) = self.shared.iter_mut().find(|shared| shared.id == id) {
+            shared.streams_max = Some(streams_max.min(self.limits.streams_max));
+        }
     }
 
     /// A connection could not be opened, or (if not `has_failed`) is no longer wanted.
@@ -217,13 +240,20 @@ impl<E: Usable, S: Usable + Clone> Host<E, S> {
         unused.map(|shared| shared.connection.clone()).collect()
     }
 
-    /// A stream of the connection `id` has ended; with `drain` it gets no more of them. Returns the
-    /// connection when it is to be closed.
-    pub(super) fn end_stream(&mut self, id: u64, drain: bool, now: Instant) -> Option<S> {
+    /// A stream of the connection `id` has ended. Returns the connection when it is to be closed.
+    pub(super) fn end_stream(&mut self, id: u64, end: End, now: Instant) -> Option<S> {
         let shared = self.shared.iter_mut().find(|shared| shared.id == id)?;
         shared.stream_count -= 1;
         shared.idle_since = now;
-        shared.is_draining |= drain;
+        shared.is_draining |= match end {
+            End::Over => false,
+            End::Drain => true,
+            End::Crowded => {
+                shared.streams_max = Some(shared.stream_count);
+                // One that takes nothing at all is of no use.
+                shared.stream_count == 0
+            }
+        };
         let is_over = shared.is_draining && shared.stream_count == 0;
         is_over.then(|| shared.connection.clone())
     }
@@ -365,11 +395,14 @@ mod tests {
         let tickets = [wait(&mut host, now), wait(&mut host, now), wait(&mut host, now)];
         host.opened_shared(1, Fake(1), now);
         host.feed(now, &mut Vec::new());
+        assert!(claim(&mut host, tickets[0]).is_none(), "nobody knows how many it takes");
+        host.limit_streams(1, usize::MAX);
+        host.feed(now, &mut Vec::new());
         assert!(matches!(claim(&mut host, tickets[0]), Some(Grant::Stream(1, _))));
         // It is full, so the next one opens another.
         assert!(matches!(claim(&mut host, tickets[1]), Some(Grant::Open)));
         assert!(claim(&mut host, tickets[2]).is_none());
-        assert!(host.end_stream(1, false, now).is_none());
+        assert!(host.end_stream(1, End::Over, now).is_none());
         host.feed(now, &mut Vec::new());
         assert!(matches!(claim(&mut host, tickets[2]), Some(Grant::Stream(1, _))));
     }
@@ -393,12 +426,56 @@ mod tests {
         let mut host: FakeHost = Host::new(LIMITS, true);
         open(&mut host, now);
         host.opened_shared(1, Fake(1), now);
+        host.limit_streams(1, 100);
         assert!(matches!(host.ask(now), Ok(Grant::Stream(1, _))));
-        assert!(host.end_stream(1, true, now).is_none());
+        assert!(host.end_stream(1, End::Drain, now).is_none());
         open(&mut host, now);
-        assert_eq!(host.end_stream(1, false, now), Some(Fake(1)));
+        assert_eq!(host.end_stream(1, End::Over, now), Some(Fake(1)));
         host.closed(1);
-        assert_eq!(host.end_stream(1, false, now), None, "it is gone");
+        assert_eq!(host.end_stream(1, End::Over, now), None, "it is gone");
+    }
+
+    #[test]
+    fn a_peer_that_takes_fewer_streams_than_we_would_gets_no_more_than_those() {
+        let now = Instant::now();
+        let mut host: FakeHost = Host::new(LIMITS, true);
+        open(&mut host, now);
+        host.opened_shared(1, Fake(1), now);
+        host.limit_streams(1, 1);
+        // It is full: another connection.
+        open(&mut host, now);
+        host.opened_shared(2, Fake(2), now);
+        host.limit_streams(2, 100);
+        assert!(matches!(host.ask(now), Ok(Grant::Stream(2, _))));
+        // No more connections are allowed: wait.
+        let waiting = wait(&mut host, now);
+        // A limit that is lowered holds for the next, and one that is raised for who waits.
+        host.limit_streams(2, 1);
+        host.end_stream(2, End::Over, now);
+        host.feed(now, &mut Vec::new());
+        assert!(claim(&mut host, waiting).is_none());
+        host.limit_streams(1, 2);
+        host.feed(now, &mut Vec::new());
+        assert!(matches!(claim(&mut host, waiting), Some(Grant::Stream(1, _))));
+    }
+
+    #[test]
+    fn a_refused_stream_shows_how_many_a_connection_takes() {
+        let now = Instant::now();
+        let mut host: FakeHost = Host::new(LIMITS, true);
+        open(&mut host, now);
+        host.opened_shared(1, Fake(1), now);
+        host.limit_streams(1, 100);
+        assert!(matches!(host.ask(now), Ok(Grant::Stream(1, _))));
+        assert_eq!(host.end_stream(1, End::Crowded, now), None);
+        open(&mut host, now);
+        host.opened_shared(2, Fake(2), now);
+        host.limit_streams(2, 100);
+        // The first one takes none but the one that it had.
+        assert!(matches!(host.ask(now), Ok(Grant::Stream(2, _))));
+        host.end_stream(1, End::Over, now);
+        assert!(matches!(host.ask(now), Ok(Grant::Stream(1, _))));
+        assert_eq!(host.end_stream(1, End::Crowded, now), Some(Fake(1)), "it takes nothing");
     }
 
     #[test]
@@ -412,7 +489,7 @@ mod tests {
         assert!(host.idle.is_empty());
         host.give_back(1, Fake(1), now);
         assert!(host.idle.is_empty());
-        assert_eq!(host.end_stream(3, false, now), Some(Fake(3)));
+        assert_eq!(host.end_stream(3, End::Over, now), Some(Fake(3)));
     }
 
     /// Connection 2 without a stream and connection 3 with one.
@@ -424,7 +501,7 @@ mod tests {
         host.shared[0].is_draining = true;
         open(host, now);
         host.opened_shared(3, Fake(3), now);
-        host.end_stream(2, false, now);
+        host.end_stream(2, End::Over, now);
         host.idle.push(kept);
     }
 
@@ -443,7 +520,7 @@ mod tests {
         open(&mut host, now);
         host.opened_shared(2, Fake(2), now);
         assert_eq!(host.idleness(2, now + second * 10), Idleness::Busy);
-        host.end_stream(2, false, now + second * 10);
+        host.end_stream(2, End::Over, now + second * 10);
         assert_eq!(host.idleness(2, now + second * 11), Idleness::Left(second * 9));
         assert_eq!(host.idleness(2, now + second * 20), Idleness::Expired);
         assert!(host.shared.is_empty());

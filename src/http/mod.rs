@@ -7,6 +7,7 @@
 //! host       Host                who may have which connection: a pure state machine
 //! pool       Pool                the connections, each given back by being dropped
 //! open       open                a new connection and the task that runs it; tap cuts it off
+//! unanswered Unanswered          what a request without a response may do next
 //! response   Response            status, headers, and a body that is read when it is asked for
 //! ```
 //!
@@ -30,6 +31,7 @@ mod tap;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod unanswered;
 
 pub use endpoint::Endpoint;
 pub use proxy::ProxySource;
@@ -54,14 +56,18 @@ use self::resolve::Resolver;
 use self::response::Hold;
 use self::socket::Gauge;
 use self::tls::Tls;
+use self::unanswered::{Remedy, Unanswered};
 use crate::dialect::Failure;
+
+/// How often a request that no server took up is sent again.
+const UNPROCESSED_RESENDS_MAX: u32 = 3;
 
 /// How a [`Client`] is set up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
     /// Connections to one host, open or being opened; requests beyond wait in their order.
     pub connections_per_host_max: usize,
-    /// Requests at once on one HTTP/2 connection.
+    /// Requests at once on one HTTP/2 connection; fewer where its server takes fewer.
     pub streams_per_connection_max: usize,
     /// How long a connection without a request stays open.
     pub connection_idle: Duration,
@@ -162,7 +168,8 @@ impl Client {
     /// by dropping the future. Only connecting has the endpoint's own limit.
     ///
     /// A kept connection that turns out to be dead before anything came of the response is replaced
-    /// by a new one, once.
+    /// by a new one, once. A request that was not sent, or of which the server says that it did not
+    /// process it, is sent again, up to three times.
     ///
     /// # Errors
     ///
@@ -173,13 +180,20 @@ impl Client {
         endpoint: &Endpoint,
         request: Request<Bytes>,
     ) -> Result<Response, Failure> {
-        match self.try_send(endpoint, &request).await {
-            Err(Broken { was_stale: true, .. }) => {
-                // The others were kept as long as this one.
-                self.pool.drop_idle(&endpoint.origin);
-                self.try_send(endpoint, &request).await.map_err(|broken| broken.failure)
+        let (mut resends, mut was_replaced) = (0, false);
+        // Bounded: at most four resends.
+        loop {
+            let broken = match self.try_send(endpoint, &request).await {
+                Ok(response) => return Ok(response),
+                Err(broken) => broken,
+            };
+            match broken.remedy {
+                Remedy::Resend if resends < UNPROCESSED_RESENDS_MAX => resends += 1,
+                Remedy::Replace if !was_replaced => was_replaced = true,
+                Remedy::Resend | Remedy::Replace | Remedy::None => return Err(broken.failure),
             }
-            sent => sent.map_err(|broken| broken.failure),
+            // The others were kept as long as this one.
+            self.pool.drop_idle(&endpoint.origin);
         }
     }
 
@@ -225,8 +239,12 @@ impl Client {
             }
             Err(error) => {
                 let is_untouched = exclusive.tap.received() == received_before;
-                let was_stale = exclusive.is_reused && is_untouched;
-                Err(Broken::new(endpoint, &error.into_error(), was_stale))
+                let remedy = match error.message() {
+                    Some(_unsent) => Remedy::Resend,
+                    None if exclusive.is_reused && is_untouched => Remedy::Replace,
+                    None => Remedy::None,
+                };
+                Err(Broken::new(endpoint, &error.into_error(), remedy))
             }
         }
     }
@@ -241,42 +259,36 @@ async fn send_stream(
     match stream.sender.try_send_request(request).await {
         Ok(response) => Ok(Response::new(response, Hold::Stream(stream))),
         Err(error) => {
-            // A reset is the server's word about this request; anything else is the connection's
-            // end, which says nothing about it.
+            let is_unsent = error.message().is_some();
             let error = error.into_error();
-            let was_refused = !is_reset(&error);
-            let was_stale = stream.is_reused && was_refused;
-            if was_refused {
-                stream.refuse();
+            let unanswered = Unanswered::of(&error, is_unsent);
+            let remedy = unanswered.remedy(stream.is_reused);
+            match unanswered {
+                Unanswered::Crowded => stream.crowd(),
+                Unanswered::Reset => drop(stream),
+                Unanswered::Unprocessed | Unanswered::Broken => stream.refuse(),
             }
-            Err(Broken::new(endpoint, &error, was_stale))
+            Err(Broken::new(endpoint, &error, remedy))
         }
     }
-}
-
-/// Whether the server refused this one stream.
-fn is_reset(error: &hyper::Error) -> bool {
-    let cause = std::error::Error::source(error).map(ToString::to_string);
-    cause.is_some_and(|cause| cause.starts_with("stream error"))
 }
 
 /// A request that got no response.
 struct Broken {
     failure: Failure,
-    /// The connection had been kept, and died before anything came: another one may do better.
-    was_stale: bool,
+    remedy: Remedy,
 }
 
 impl Broken {
-    fn new(endpoint: &Endpoint, error: &hyper::Error, was_stale: bool) -> Self {
+    fn new(endpoint: &Endpoint, error: &hyper::Error, remedy: Remedy) -> Self {
         let detail = format!("no response from {}: {}", endpoint.target(), describe(error));
-        Self { failure: network(detail), was_stale }
+        Self { failure: network(detail), remedy }
     }
 }
 
 impl From<Failure> for Broken {
     fn from(failure: Failure) -> Self {
-        Self { failure, was_stale: false }
+        Self { failure, remedy: Remedy::None }
     }
 }
 

@@ -24,6 +24,13 @@ const STREAM_WINDOW: u32 = 64 << 10;
 /// too few, a late frame would be a fault of the peer and end the connection.
 const RESET_STREAMS_MAX: usize = 1024;
 
+/// What hyper takes for the peer's limit of streams until it has heard of one: none that a peer can
+/// set, and not the one of a peer that sets none.
+const STREAMS_UNTOLD: usize = usize::MAX - 1;
+
+/// Bytes of what hyper and a server say of an error.
+const SAID_SIZE_MAX: usize = 512;
+
 /// A new connection, with its first request's place on it.
 pub(super) enum Opened {
     Exclusive(Exclusive),
@@ -57,11 +64,27 @@ pub(super) async fn open(
             )
             .max_header_list_size(HEAD_SIZE_MAX)
             .max_concurrent_reset_streams(RESET_STREAMS_MAX)
+            .initial_max_send_streams(STREAMS_UNTOLD)
             .handshake(io)
             .await;
         let (sender, connection) = handshake.map_err(|error| not_opened(endpoint, &error))?;
         let (slot, stream) = slot.open_shared(sender, Arc::clone(&tap));
-        spawn(run(Box::pin(connection), tap, slot));
+        let (limit, bytes) = (slot.stream_limit(), Arc::clone(&tap));
+        let (mut connection, mut told) = (Box::pin(connection), STREAMS_UNTOLD);
+        // hyper polls its connection with each request, and so learns of a limit that has changed.
+        let connection = poll_fn(move |context| {
+            let polled = connection.as_mut().poll(context).map(drop);
+            let streams_max = connection.current_max_send_streams();
+            if streams_max == STREAMS_UNTOLD {
+                // The first one comes with the peer's first bytes (RFC 9113 §3.4), and others wait for it.
+                bytes.wake_with_bytes(context);
+            } else if streams_max != told {
+                told = streams_max;
+                limit.iter().for_each(|limit| limit.is(streams_max));
+            }
+            polled
+        });
+        spawn(run(connection, tap, slot));
         Ok(Opened::Stream(stream))
     } else {
         let handshake = http1::Builder::new()
@@ -117,7 +140,8 @@ impl<T: Future<Output = ()> + 'static> hyper::rt::Executor<T> for LocalTasks {
     }
 }
 
-/// What a failure says of hyper's error: with its cause, which has the reason.
+/// What a failure says of hyper's error: with its cause, which has the reason, and of a server that
+/// goes away its own words, of which there may be 16 KiB.
 pub(super) fn describe(error: &hyper::Error) -> String {
     let cause = std::error::Error::source(error);
     let is_cut = cause
@@ -125,7 +149,11 @@ pub(super) fn describe(error: &hyper::Error) -> String {
         .is_some_and(|cause| cause.kind() == io::ErrorKind::UnexpectedEof);
     match cause {
         _ if is_cut || error.is_incomplete_message() => "the connection closed too early".into(),
-        Some(cause) => format!("{error}: {cause}"),
+        Some(cause) => {
+            let mut said = format!("{error}: {cause}");
+            said.truncate(said.floor_char_boundary(SAID_SIZE_MAX));
+            said
+        }
         None => error.to_string(),
     }
 }

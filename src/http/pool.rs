@@ -14,7 +14,7 @@ use http_body_util::Full;
 use hyper::client::conn::{http1, http2};
 
 use super::endpoint::Endpoint;
-use super::host::{Grant, Host, Idleness, Limits, Usable};
+use super::host::{End, Grant, Host, Idleness, Limits, Usable};
 use super::tap::Tap;
 
 /// A stream that ends unanswered after this long, on a connection that brought nothing meanwhile,
@@ -138,7 +138,7 @@ impl Drop for Place<'_> {
     fn drop(&mut self) {
         self.pool.act(self.origin, |host, now| match host.forget(self.ticket) {
             Some(Grant::Exclusive(exclusive)) => host.give_back(exclusive.id, exclusive, now),
-            Some(Grant::Stream(id, _)) => cut(host.end_stream(id, false, now)),
+            Some(Grant::Stream(id, _)) => cut(host.end_stream(id, End::Over, now)),
             Some(Grant::Open) => host.not_opened(false),
             None => {}
         });
@@ -182,7 +182,8 @@ impl Slot {
         (self, Exclusive { id, sender, tap, is_reused: false })
     }
 
-    /// An HTTP/2 connection is open: the slot is its task's, and the result the opener's.
+    /// An HTTP/2 connection is open: the slot is its task's, and the result the opener's. Who waits
+    /// gets no stream of it before [`StreamLimit::is`] has said how many there are.
     pub(super) fn open_shared(
         mut self,
         sender: http2::SendRequest<Full<Bytes>>,
@@ -194,6 +195,12 @@ impl Slot {
         self.pool.act(&self.origin, |host, now| host.opened_shared(id, shared.clone(), now));
         let stream = Stream::new(&self.pool, &self.origin, id, shared, false);
         (self, stream)
+    }
+
+    /// Where the limit of an open HTTP/2 connection's streams is told.
+    pub(super) fn stream_limit(&self) -> Option<StreamLimit> {
+        let Phase::Open { id } = self.phase else { return None };
+        Some(StreamLimit { pool: Arc::clone(&self.pool), origin: Arc::clone(&self.origin), id })
     }
 
     /// Ends when the connection has been idle for too long; by then nobody is given it any more.
@@ -219,6 +226,19 @@ impl Drop for Slot {
             Phase::Opening { has_failed } => host.not_opened(has_failed),
             Phase::Open { id } => host.closed(id),
         });
+    }
+}
+
+/// Tells the pool how many streams the peer of an HTTP/2 connection takes.
+pub(super) struct StreamLimit {
+    pool: Arc<Pool>,
+    origin: Arc<str>,
+    id: u64,
+}
+
+impl StreamLimit {
+    pub(super) fn is(&self, streams_max: usize) {
+        self.pool.act(&self.origin, |host, _| host.limit_streams(self.id, streams_max));
     }
 }
 
@@ -274,9 +294,7 @@ pub(super) struct Stream {
 enum Outcome {
     /// Not over yet; dropped now, it was given up.
     Unknown,
-    Finished,
-    /// The connection took no more requests.
-    Refused,
+    Known(End),
 }
 
 impl Stream {
@@ -296,26 +314,32 @@ impl Stream {
 
     /// The response was read to its end.
     pub(super) fn finish(mut self) {
-        self.outcome = Outcome::Finished;
+        self.outcome = Outcome::Known(End::Over);
     }
 
     /// The connection takes no more requests: nobody else is to be given it, even before its own
     /// task has found out.
     pub(super) fn refuse(mut self) {
-        self.outcome = Outcome::Refused;
+        self.outcome = Outcome::Known(End::Drain);
+    }
+
+    /// The peer has more streams already than it will take.
+    pub(super) fn crowd(mut self) {
+        self.outcome = Outcome::Known(End::Crowded);
     }
 }
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        let drain = match self.outcome {
-            Outcome::Finished => false,
-            Outcome::Refused => true,
+        let end = match self.outcome {
+            Outcome::Known(end) => end,
             Outcome::Unknown => {
-                self.begun.elapsed() >= SUSPECT_AFTER && self.tap.received() == self.received_before
+                let is_suspect = self.begun.elapsed() >= SUSPECT_AFTER
+                    && self.tap.received() == self.received_before;
+                if is_suspect { End::Drain } else { End::Over }
             }
         };
-        let end = |host: &mut PooledHost, now| host.end_stream(self.id, drain, now);
+        let end = |host: &mut PooledHost, now| host.end_stream(self.id, end, now);
         cut(self.pool.act(&self.origin, end));
     }
 }

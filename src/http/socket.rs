@@ -1,15 +1,29 @@
-//! A TCP connection that is counted while it is open.
+//! A TCP connection that is counted while it is open, and that notices when nobody is there any more.
+//! One of the few files with `unsafe`.
+#![allow(unsafe_code)]
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures_lite::{AsyncRead, AsyncWrite};
 use glommio::net::TcpStream;
+use rustix::net::sockopt;
 
 use crate::sync::{Ordering, TallyU64};
+
+/// After so long without a byte the peer's system is asked whether it is still there. A path that died
+/// without a word (a NAT that forgot us, a machine that was switched off) shows no other sign, and an
+/// answer that may take as long as it takes would wait for ever.
+const PROBE_AFTER: Duration = Duration::from_secs(30);
+/// Between two such questions.
+const PROBE_INTERVAL: Duration = Duration::from_secs(10);
+/// So many without an answer end the connection: after a minute, sooner than a silent stream does.
+const PROBES_MAX: u32 = 3;
 
 /// How many sockets are open or being connected.
 #[derive(Clone, Default)]
@@ -47,7 +61,25 @@ impl Socket {
         let stream = TcpStream::connect(address).await.map_err(io::Error::from)?;
         let socket = Self { stream, _entered: entered };
         socket.stream.set_nodelay(true).map_err(io::Error::from)?;
+        socket.keep_alive()?;
         Ok(socket)
+    }
+
+    /// Lets the kernel find out when the other end is gone (tcp(7)). Not `TCP_USER_TIMEOUT`, which would
+    /// also end a connection whose peer is well and only takes nothing for a while, as a server does
+    /// that loads a model before it reads the question.
+    fn keep_alive(&self) -> io::Result<()> {
+        let descriptor = self.descriptor();
+        sockopt::set_tcp_keepidle(descriptor, PROBE_AFTER)?;
+        sockopt::set_tcp_keepintvl(descriptor, PROBE_INTERVAL)?;
+        sockopt::set_tcp_keepcnt(descriptor, PROBES_MAX)?;
+        Ok(sockopt::set_socket_keepalive(descriptor, true)?)
+    }
+
+    fn descriptor(&self) -> BorrowedFd<'_> {
+        // SAFETY: `borrow_raw` needs a descriptor that stays open for as long as the borrow: the stream
+        // owns it, and the borrow is one of `self`.
+        unsafe { BorrowedFd::borrow_raw(self.stream.as_raw_fd()) }
     }
 }
 
@@ -76,5 +108,31 @@ impl AsyncWrite for Socket {
 
     fn poll_close(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_close(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn a_connection_sends_at_once_and_asks_whether_the_peer_is_there() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        glommio::LocalExecutor::default().run(async move {
+            let gauge = Gauge::default();
+            let socket = Socket::connect(address, &gauge).await.unwrap();
+            assert_eq!(gauge.count(), 1);
+            let descriptor = socket.descriptor();
+            assert!(sockopt::tcp_nodelay(descriptor).unwrap());
+            assert!(sockopt::socket_keepalive(descriptor).unwrap());
+            assert_eq!(sockopt::tcp_keepidle(descriptor).unwrap(), PROBE_AFTER);
+            assert_eq!(sockopt::tcp_keepintvl(descriptor).unwrap(), PROBE_INTERVAL);
+            assert_eq!(sockopt::tcp_keepcnt(descriptor).unwrap(), PROBES_MAX);
+            drop(socket);
+            assert_eq!(gauge.count(), 0);
+        });
     }
 }

@@ -30,6 +30,8 @@ struct State {
     /// The task that moves the bytes. There is one: HTTP/1 has one task a connection, and of
     /// HTTP/2's only one touches the socket.
     mover: Option<Waker>,
+    /// Who wants to know of the next bytes.
+    reader: Option<Waker>,
     /// The bytes' end is gone: the socket is closed.
     is_closed: bool,
     /// Who waits for that.
@@ -62,6 +64,11 @@ impl Tap {
     /// Whether bytes wait for the peer to take them.
     pub(super) fn is_writing(&self) -> bool {
         self.state().is_writing
+    }
+
+    /// Wakes whoever asks when the next bytes have come, once. One task may ask.
+    pub(super) fn wake_with_bytes(&self, context: &Context<'_>) {
+        keep(&mut self.state().reader, context);
     }
 
     /// Ready once the connection is cut; whoever asks is woken then.
@@ -137,7 +144,14 @@ impl AsyncRead for Tapped {
         self.check(context)?;
         let read = Pin::new(&mut self.io).poll_read(context, target);
         if let Poll::Ready(Ok(count)) = read {
-            self.tap.0.state().received += count as u64;
+            let reader = {
+                let mut state = self.tap.0.state();
+                state.received += count as u64;
+                state.reader.take()
+            };
+            if let Some(reader) = reader {
+                reader.wake();
+            }
         }
         read
     }

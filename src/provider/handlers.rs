@@ -8,7 +8,7 @@ use futures_lite::StreamExt;
 use super::{EventStream, Provider, ProviderPool};
 use crate::error::IpcError;
 use crate::metrics::Metrics;
-use crate::protocol::{Completion, StreamEvent, ToolCall};
+use crate::protocol::{Codec, Completion, StreamEvent, ToolCall};
 use crate::wire::MessageType;
 use crate::worker::{AsyncHandler, AsyncRequest, AsyncResponder};
 
@@ -36,12 +36,17 @@ pub(crate) fn handlers(
     handlers
 }
 
-fn start(providers: &ProviderPool, request: &AsyncRequest) -> Result<EventStream, IpcError> {
+/// Begins to answer, and says how to encode the answer. The request's buffer is free for the next one
+/// then.
+fn start(
+    providers: &ProviderPool,
+    request: AsyncRequest,
+) -> Result<(EventStream, Arc<dyn Codec>), IpcError> {
     let decoded = request.codec().decode_request(request.payload())?;
     decoded
         .validate()
         .map_err(|invalid| IpcError::InvalidRequest { detail: invalid.to_string() })?;
-    Ok(providers.start(decoded))
+    Ok((providers.start(decoded), Arc::clone(request.codec())))
 }
 
 async fn stream(
@@ -49,10 +54,7 @@ async fn stream(
     request: AsyncRequest,
     responder: AsyncResponder,
 ) -> Result<(), IpcError> {
-    let mut events = start(&providers, &request)?;
-    let codec = Arc::clone(request.codec());
-    // The payload is decoded: its buffer is free for the next request.
-    drop(request);
+    let (mut events, codec) = start(&providers, request)?;
     let mut payload = Vec::new();
     while let Some(event) = events.next().await {
         let event = event?;
@@ -72,9 +74,7 @@ async fn complete(
     request: AsyncRequest,
     responder: AsyncResponder,
 ) -> Result<(), IpcError> {
-    let mut events = start(&providers, &request)?;
-    let codec = Arc::clone(request.codec());
-    drop(request);
+    let (mut events, codec) = start(&providers, request)?;
     let (mut content, mut reasoning) = (String::new(), String::new());
     let mut tool_calls: Vec<ToolCall> = Vec::new();
     while let Some(event) = events.next().await {

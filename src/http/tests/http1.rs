@@ -406,3 +406,27 @@ fn a_connection_whose_request_was_not_read_is_not_kept() {
         until_connections(&client, 0).await;
     });
 }
+
+/// Values that are slices of what was read lie as far apart as on the wire; in memory of their own they
+/// cannot, because two pieces of memory are at least 16 bytes apart.
+#[test]
+fn headers_are_all_there_and_keep_nothing_else_of_what_was_read() {
+    const WHOLE: &[u8] =
+        b"HTTP/1.1 200 OK\r\nX-A: 1\r\nX-B: 2\r\nX-B: 3\r\nX-C:\r\nContent-Length: 0\r\n\r\n";
+    const LINE: usize = b"X-A: 1\r\n".len();
+    let server = Server::start(|mut stream, _| serve(&mut stream, |_| WHOLE.to_vec()));
+    run(async move {
+        let response = client().send(&endpoint(&server.url()), get("/")).await.unwrap();
+        let headers = &response.headers;
+        assert_eq!((headers["x-a"].as_bytes(), headers["x-c"].as_bytes()), (&b"1"[..], &b""[..]));
+        let twice: Vec<_> = headers.get_all("x-b").iter().collect();
+        assert_eq!(twice, ["2", "3"]);
+        assert_eq!(headers.len(), 5);
+        let place = |value: &http::HeaderValue| value.as_bytes().as_ptr().addr();
+        let apart = [
+            place(&headers["x-a"]).abs_diff(place(twice[0])),
+            place(twice[0]).abs_diff(place(twice[1])),
+        ];
+        assert!(apart.iter().all(|apart| *apart != LINE), "{apart:?}");
+    });
+}

@@ -15,18 +15,18 @@ use super::{Options, ask, endpoint, get, options, run, until_connections};
 use crate::dialect::Class;
 use crate::http::Client;
 
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
-const GOAWAY: u8 = 7;
+pub(super) const DATA: u8 = 0;
+pub(super) const HEADERS: u8 = 1;
+pub(super) const RST_STREAM: u8 = 3;
+pub(super) const SETTINGS: u8 = 4;
+pub(super) const PING: u8 = 6;
+pub(super) const GOAWAY: u8 = 7;
 const WINDOW_UPDATE: u8 = 8;
-const END_STREAM: u8 = 1;
-const ACK: u8 = 1;
-const END_HEADERS: u8 = 4;
+pub(super) const END_STREAM: u8 = 1;
+pub(super) const ACK: u8 = 1;
+pub(super) const END_HEADERS: u8 = 4;
 /// `:status: 200` in HPACK's static table.
-const STATUS_200: &[u8] = &[0x88];
+pub(super) const STATUS_200: &[u8] = &[0x88];
 const CANCEL: u32 = 8;
 const INTERNAL_ERROR: u32 = 2;
 
@@ -75,9 +75,7 @@ impl Peer {
     }
 
     fn serve(&self, stream: &mut (impl Read + Write)) -> io::Result<()> {
-        let mut preface = [0; 24];
-        stream.read_exact(&mut preface)?;
-        assert_eq!(&preface, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+        read_preface(stream)?;
         write_frame(stream, SETTINGS, 0, 0, &[])?;
         let mut request_count = 0;
         let mut open: HashMap<u32, ()> = HashMap::new();
@@ -135,7 +133,14 @@ impl Peer {
     }
 }
 
-fn write_frame(
+pub(super) fn read_preface(stream: &mut impl Read) -> io::Result<()> {
+    let mut preface = [0; 24];
+    stream.read_exact(&mut preface)?;
+    assert_eq!(&preface, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+    Ok(())
+}
+
+pub(super) fn write_frame(
     stream: &mut impl Write,
     kind: u8,
     flags: u8,
@@ -150,7 +155,7 @@ fn write_frame(
     stream.flush()
 }
 
-fn read_frame(stream: &mut impl Read) -> io::Result<(u8, u8, u32, Vec<u8>)> {
+pub(super) fn read_frame(stream: &mut impl Read) -> io::Result<(u8, u8, u32, Vec<u8>)> {
     let mut head = [0; 9];
     stream.read_exact(&mut head)?;
     let size = u32::from_be_bytes([0, head[0], head[1], head[2]]);
@@ -160,7 +165,7 @@ fn read_frame(stream: &mut impl Read) -> io::Result<(u8, u8, u32, Vec<u8>)> {
     Ok((head[3], head[4], id, payload))
 }
 
-fn client(streams_max: usize) -> Arc<Client> {
+pub(super) fn client(streams_max: usize) -> Arc<Client> {
     let options = Options {
         extra_ca: Some(authority()),
         streams_per_connection_max: streams_max,

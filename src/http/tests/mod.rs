@@ -6,6 +6,7 @@ mod http1;
 mod http2;
 mod measure;
 mod server;
+mod streams;
 
 use std::future::Future;
 use std::sync::Arc;

@@ -5,6 +5,7 @@
 //! rests.
 
 use std::sync::Arc;
+use std::task::Waker;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
@@ -43,6 +44,16 @@ pub(super) struct Rest {
     pub(super) until: Duration,
 }
 
+/// What a request has to do before it has a key.
+pub(super) enum Turn {
+    /// Nothing: the key is known, or not needed.
+    Known,
+    /// Read it, then say so with [`KeyState::read_is_over`].
+    Read(Arc<dyn KeyReader>),
+    /// Wait for somebody else who reads it.
+    Wait,
+}
+
 /// One key, or the place of the one that a provider does not need.
 pub(super) struct KeyState {
     reader: Option<Arc<dyn KeyReader>>,
@@ -51,6 +62,10 @@ pub(super) struct KeyState {
     /// are told apart.
     version: u32,
     refused: Option<SecretString>,
+    /// Somebody reads it, and these wait for that. A keyring asks its user once, not for each request.
+    waiting: Option<Vec<Waker>>,
+    /// Why it could not be had when it was read last.
+    problem: Option<Arc<str>>,
     /// Requests under way with it.
     pub(super) in_flight: u32,
     rest: Option<Rest>,
@@ -67,6 +82,8 @@ impl KeyState {
             secret: None,
             version: 0,
             refused: None,
+            waiting: None,
+            problem: None,
             in_flight: 0,
             rest: None,
             limited_count: 0,
@@ -91,32 +108,71 @@ impl KeyState {
         })
     }
 
-    /// Where it is to be read, unless it is known or not needed.
-    pub(super) fn to_be_read(&self) -> Option<Arc<dyn KeyReader>> {
-        self.reader.as_ref().filter(|_| self.secret.is_none()).map(Arc::clone)
+    /// What a request does that needs it; one that has to wait is woken when that is over.
+    pub(super) fn turn(&mut self, waker: &Waker) -> Turn {
+        let Some(reader) = self.reader.as_ref().filter(|_| self.secret.is_none()) else {
+            return Turn::Known;
+        };
+        match &mut self.waiting {
+            None => {
+                self.waiting = Some(Vec::new());
+                Turn::Read(Arc::clone(reader))
+            }
+            Some(waiting) => {
+                if !waiting.iter().any(|other| other.will_wake(waker)) {
+                    waiting.push(waker.clone());
+                }
+                Turn::Wait
+            }
+        }
     }
 
-    /// Remembers what was read. False when it is the key that was refused, which now rests.
-    pub(super) fn remember(&mut self, secret: &SecretString, now: Duration) -> bool {
+    /// Whoever read it has done so, or went away. Returns who is to be woken.
+    pub(super) fn read_is_over(&mut self) -> Vec<Waker> {
+        self.waiting.take().unwrap_or_default()
+    }
+
+    /// Why it cannot be had now, if somebody has found that out.
+    pub(super) fn problem(&self, now: Duration) -> Option<Arc<str>> {
+        let rest = self.rest(now)?;
+        self.problem.clone().filter(|_| matches!(rest.why, Why::Bad | Why::Unread))
+    }
+
+    /// Remembers what was read.
+    ///
+    /// # Errors
+    ///
+    /// It is still the key that was refused, which rests now.
+    pub(super) fn remember(
+        &mut self,
+        secret: &SecretString,
+        now: Duration,
+    ) -> Result<(), Arc<str>> {
         let is = |other: &Option<SecretString>| {
             other.as_ref().is_some_and(|other| other.expose_secret() == secret.expose_secret())
         };
         if is(&self.refused) {
             self.refused = None;
-            self.rest = Some(Rest { why: Why::Bad, until: now + BAD_FOR });
-            return false;
+            return Err(self.cannot_be_had(Why::Bad, now + BAD_FOR, "it refused the key".into()));
         }
         // Somebody else may have read it meanwhile.
         if !is(&self.secret) {
             self.version += 1;
             self.secret = Some(secret.clone());
         }
-        true
+        Ok(())
     }
 
-    /// It could not be read.
-    pub(super) fn could_not_be_read(&mut self, now: Duration) {
-        self.rest = Some(Rest { why: Why::Unread, until: now + UNREAD_FOR });
+    /// It could not be read; gives that in words.
+    pub(super) fn could_not_be_read(&mut self, reason: &str, now: Duration) -> Arc<str> {
+        let problem = format!("its key cannot be read: {reason}").into();
+        self.cannot_be_had(Why::Unread, now + UNREAD_FOR, problem)
+    }
+
+    fn cannot_be_had(&mut self, why: Why, until: Duration, problem: Arc<str>) -> Arc<str> {
+        self.rest = Some(Rest { why, until });
+        self.problem = Some(Arc::clone(&problem));
+        problem
     }
 
     /// The key, if it is known, and its version. Without a reader there is none, of version 0.
@@ -149,7 +205,8 @@ impl KeyState {
         match failure.class {
             // Without a key there is none to be refused. A 403 may be about the model.
             Class::Auth if self.reader.is_some() && failure.status != Some(403) => {
-                self.refused = self.secret.take();
+                // Of several requests with it, the first one to be refused has taken it away.
+                self.refused = self.secret.take().or_else(|| self.refused.take());
             }
             Class::Quota => {
                 self.rest = rest(Why::Exhausted, told.unwrap_or(EXHAUSTED_FOR));
@@ -178,6 +235,12 @@ mod tests {
         KeyState::new(Some(Arc::new(FakeKey::new("a"))), Limits::new(None, None, &time))
     }
 
+    fn is_to_be_read(key: &mut KeyState) -> bool {
+        let is_to_be_read = matches!(key.turn(Waker::noop()), Turn::Read(_));
+        assert!(key.read_is_over().is_empty());
+        is_to_be_read
+    }
+
     fn failure(class: Class, status: u16, wait: Option<Duration>) -> Failure {
         let mut failure = Failure::new(class, "");
         failure.status = Some(status);
@@ -188,41 +251,43 @@ mod tests {
     #[test]
     fn a_key_that_is_refused_twice_rests_and_another_one_does_not() {
         let mut key = key();
-        assert!(key.to_be_read().is_some());
-        assert!(key.remember(&"a".into(), SECOND));
+        assert!(is_to_be_read(&mut key));
+        key.remember(&"a".into(), SECOND).unwrap();
         let (_, version) = key.secret();
         key.failed(version, &failure(Class::Auth, 401, None), SECOND);
-        assert!(key.rest(SECOND).is_none() && key.to_be_read().is_some());
+        assert!(key.rest(SECOND).is_none() && is_to_be_read(&mut key));
         // It was replaced.
-        assert!(key.remember(&"b".into(), SECOND));
+        key.remember(&"b".into(), SECOND).unwrap();
         let (_, version) = key.secret();
         key.failed(version, &failure(Class::Auth, 401, None), SECOND);
         // It was not.
-        assert!(!key.remember(&"b".into(), SECOND));
+        // Another request with it was, too, a moment later.
+        key.failed(version, &failure(Class::Auth, 401, None), SECOND);
+        key.remember(&"b".into(), SECOND).unwrap_err();
         assert_eq!(key.rest(SECOND).map(|rest| rest.why), Some(Why::Bad));
         assert!(key.rest(SECOND + BAD_FOR).is_none());
-        assert!(key.remember(&"b".into(), SECOND + BAD_FOR), "it has another chance");
+        key.remember(&"b".into(), SECOND + BAD_FOR).expect("it has another chance");
     }
 
     #[test]
     fn late_verdicts_of_a_former_key_change_nothing() {
         let mut key = key();
-        key.remember(&"a".into(), SECOND);
+        key.remember(&"a".into(), SECOND).unwrap();
         let (_, former) = key.secret();
         key.failed(former, &failure(Class::Auth, 401, None), SECOND);
-        key.remember(&"b".into(), SECOND);
+        key.remember(&"b".into(), SECOND).unwrap();
         for class in [Class::Auth, Class::Quota, Class::RateLimited] {
             key.failed(former, &failure(class, 400, None), SECOND);
         }
-        assert!(key.rest(SECOND).is_none() && key.to_be_read().is_none());
+        assert!(key.rest(SECOND).is_none() && !is_to_be_read(&mut key));
     }
 
     #[test]
     fn a_forbidden_model_is_not_a_bad_key() {
         let mut key = key();
-        key.remember(&"a".into(), SECOND);
+        key.remember(&"a".into(), SECOND).unwrap();
         key.failed(1, &failure(Class::Auth, 403, None), SECOND);
-        assert!(key.rest(SECOND).is_none() && key.to_be_read().is_none());
+        assert!(key.rest(SECOND).is_none() && !is_to_be_read(&mut key));
     }
 
     #[test]

@@ -1,13 +1,15 @@
 //! One remote provider of a pool: its endpoints and its keys, and which pair a request gets.
 
+use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use secrecy::SecretString;
 
 use super::backoff::Dice;
 use super::endpoint::{self, EndpointState};
-use super::key::{KeyState, Rest, Why};
+use super::key::{KeyState, Rest, Turn, Why};
 use super::lease::Lease;
 use super::limits::Limits;
 use super::seams::Time;
@@ -46,6 +48,8 @@ pub(super) struct Marks {
 pub(super) enum Mark {
     /// Not tried.
     Fresh,
+    /// The provider refused the key, and takes another one if it has been replaced.
+    Refused,
     /// It failed the request, which may come again from then on.
     Tried { again_at: Duration },
 }
@@ -57,7 +61,7 @@ impl Mark {
     /// From when on it may be used; with `reuse`, even though it was tried.
     const fn usable_at(self, reuse: bool) -> Option<Duration> {
         match self {
-            Self::Fresh => Some(Duration::ZERO),
+            Self::Fresh | Self::Refused => Some(Duration::ZERO),
             Self::Tried { again_at: Duration::MAX } => None,
             Self::Tried { again_at } if reuse => Some(again_at),
             Self::Tried { .. } => None,
@@ -190,19 +194,32 @@ impl Member {
     /// # Errors
     ///
     /// It cannot be read, or is still the one that was refused; the text says so. It rests now.
-    pub(super) async fn secret(&self, key: usize) -> Result<(Option<SecretString>, u32), String> {
-        let reader = self.lock().keys[key].to_be_read();
-        if let Some(reader) = reader {
+    pub(super) async fn secret(&self, key: usize) -> Result<(Option<SecretString>, u32), Arc<str>> {
+        let mut has_waited = false;
+        let reader = poll_fn(|context| {
+            let mut state = self.lock();
+            let state = &mut state.keys[key];
+            match state.problem(self.time.now()).filter(|_| has_waited) {
+                Some(problem) => Poll::Ready(Err(problem)),
+                None => match state.turn(context.waker()) {
+                    Turn::Known => Poll::Ready(Ok(None)),
+                    Turn::Read(reader) => Poll::Ready(Ok(Some(reader))),
+                    Turn::Wait => {
+                        has_waited = true;
+                        Poll::Pending
+                    }
+                },
+            }
+        });
+        if let Some(reader) = reader.await? {
+            // Wakes the others in the end, and even when this request is given up.
+            let _reading = Reading { member: self, key };
             let read = reader.read().await;
             let now = self.time.now();
-            let mut state = self.lock();
+            let state = &mut self.lock().keys[key];
             match read {
-                Ok(secret) if state.keys[key].remember(&secret, now) => {}
-                Ok(_) => return Err("it refused the key".into()),
-                Err(reason) => {
-                    state.keys[key].could_not_be_read(now);
-                    return Err(format!("its key cannot be read: {reason}"));
-                }
+                Ok(secret) => state.remember(&secret, now)?,
+                Err(reason) => return Err(state.could_not_be_read(&reason, now)),
             }
         }
         let state = self.lock();
@@ -259,6 +276,19 @@ impl Member {
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Somebody reads a key.
+struct Reading<'m> {
+    member: &'m Member,
+    key: usize,
+}
+
+impl Drop for Reading<'_> {
+    fn drop(&mut self) {
+        let waiting = self.member.lock().keys[self.key].read_is_over();
+        waiting.into_iter().for_each(Waker::wake);
     }
 }
 

@@ -152,8 +152,13 @@ impl Search {
                 Class::RateLimited if failure.may_retry() => {
                     marks.keys[key] = Mark::Tried { again_at: Duration::ZERO };
                 }
-                // A key that is refused is read again; the same one is not sent twice.
-                Class::Auth if can_be_read_again(&goals[place], &failure) => {}
+                // A key that is refused is read again, once; the same one is not sent twice.
+                Class::Auth
+                    if marks.keys[key] == Mark::Fresh
+                        && can_be_read_again(&goals[place], &failure) =>
+                {
+                    marks.keys[key] = Mark::Refused;
+                }
                 Class::RateLimited | Class::Auth | Class::Quota => marks.keys[key] = Mark::NEVER,
                 _ => marks.endpoints[endpoint] = again,
             }

@@ -1,9 +1,13 @@
 //! After the commit point: one error, and never a second provider.
 
+use futures_lite::StreamExt;
+
 use super::super::seams::Time;
+use super::super::*;
 use super::world::*;
 use crate::error::IpcError;
 use crate::metrics::ProviderOutcome;
+use crate::protocol::StreamEvent;
 
 fn send(text: &str) -> Act {
     Act::Send(text.into())
@@ -100,4 +104,26 @@ fn an_end_is_the_end_even_if_the_connection_lingers() {
     assert!(running.time.now() - before < SECOND / 50);
     assert_eq!((first.open_count(), first.read_count()), (0, 0));
     assert_eq!(running.count("first", ProviderOutcome::Success), 1);
+}
+
+#[test]
+fn the_end_comes_before_the_rest_of_the_body_which_still_frees_the_connection() {
+    let rest = SECOND / 200;
+    let mut world = World::new();
+    let acts = [send("text a\nend\n"), Act::Wait(rest), send("bye\n")];
+    let [first] = world.provider("first", [vec![Reply::acts(acts)]]);
+    world.route(&["first"]);
+    let running = world.pool();
+    let before = running.time.now();
+    let mut events = running.pool.start(request("m"));
+    let mut next = || running.time.run(events.next());
+    assert!(matches!(next(), Some(Ok(StreamEvent::Text { .. }))));
+    assert!(matches!(next(), Some(Ok(StreamEvent::End { .. }))));
+    assert_eq!(running.time.now(), before, "the client waited for what is no part of its answer");
+    assert_eq!(running.count("first", ProviderOutcome::Success), 1);
+    assert_eq!((first.open_count(), first.read_count()), (1, 0));
+    assert!(next().is_none());
+    assert_eq!(running.time.now(), before + rest);
+    assert_eq!((first.open_count(), first.read_count()), (0, 1), "read to its end");
+    running.assert_idle();
 }

@@ -1,8 +1,14 @@
 //! Keys: which is used, which rests, and that none is seen.
 
-use std::sync::Arc;
+use std::pin::pin;
+use std::sync::{Arc, Mutex};
 
+use futures_lite::StreamExt;
+use secrecy::SecretString;
+
+use super::super::seams::{Local, Time};
 use super::super::*;
+use super::virtual_time::VirtualTime;
 use super::world::*;
 use crate::error::IpcError;
 use crate::protocol::{JsonValue, Message, MessageRole, ToolCall};
@@ -68,6 +74,98 @@ fn an_expired_token_costs_no_request() {
     assert_eq!(whole(running.ask()), "good");
     assert_eq!(keys_of(&first), ["hour one", "hour one", "hour two"]);
     assert_eq!(only.read_count(), 2);
+}
+
+/// A key that takes a second to read, and is another one each time.
+struct Minted {
+    time: VirtualTime,
+    reads: Mutex<u32>,
+    fails: bool,
+}
+
+impl Minted {
+    fn new(world: &World, fails: bool) -> Arc<Self> {
+        Arc::new(Self { time: world.time.clone(), reads: Mutex::default(), fails })
+    }
+
+    fn read_count(&self) -> u32 {
+        *self.reads.lock().unwrap()
+    }
+}
+
+impl KeyReader for Minted {
+    fn read(&self) -> Local<'_, Result<SecretString, String>> {
+        Box::pin(async {
+            self.time.sleep(SECOND).await;
+            let mut reads = self.reads.lock().unwrap();
+            *reads += 1;
+            if self.fails { Err("locked".into()) } else { Ok(format!("key {reads}").into()) }
+        })
+    }
+}
+
+fn minted(world: &mut World, reply: Reply, key: &Arc<Minted>) -> Arc<FakeEndpoint> {
+    let [first] = world.provider_with("first", [vec![reply]], |it| {
+        it.keys = vec![Arc::clone(key) as Arc<dyn KeyReader>];
+    });
+    world.route(&["first"]);
+    first
+}
+
+#[test]
+fn a_key_is_read_once_for_all_who_need_it() {
+    for fails in [false, true] {
+        let mut world = World::new();
+        let key = Minted::new(&world, fails);
+        let first = minted(&mut world, Reply::whole("good"), &key);
+        let running = world.pool();
+        // The one that began to read goes away, and somebody else does it.
+        let mut gone = running.pool.start(request("m"));
+        assert!(running.time.run_for(SECOND / 2, pin!(gone.next())).is_none());
+        let ask = || collect(running.pool.start(request("m")));
+        let (mut one, mut two, mut three) = (pin!(ask()), pin!(ask()), pin!(ask()));
+        for waits in [one.as_mut(), two.as_mut(), three.as_mut()] {
+            assert!(running.time.run_for(SECOND / 10, waits).is_none());
+        }
+        drop(gone);
+        for asked in [one, two, three] {
+            let (text, result) = running.time.run(asked);
+            match result {
+                Ok(()) => assert_eq!(text, "good"),
+                Err(error) => assert!(error.to_string().contains("cannot be read: locked")),
+            }
+        }
+        assert_eq!((key.read_count(), first.asked().len()), (1, if fails { 0 } else { 3 }));
+        running.assert_idle();
+    }
+}
+
+#[test]
+fn a_source_that_gives_another_key_each_time_is_not_read_without_an_end() {
+    let mut world = World::new();
+    let key = Minted::new(&world, false);
+    let first = minted(&mut world, Reply::refused(401), &key);
+    let running = world.pool();
+    let Err(IpcError::ProviderFailed { detail }) = running.ask().1 else { panic!("it is refused") };
+    assert!(detail.contains("first: refused the key"), "{detail}");
+    assert_eq!(keys_of(&first), ["key 1", "key 2"]);
+}
+
+#[test]
+fn a_bad_key_of_several_requests_at_once_is_found_to_be_bad() {
+    let mut world = World::new();
+    let late = Reply { wait: SECOND, ..Reply::refused(401) };
+    let bad = key("bad");
+    let first = keyed(&mut world, vec![late], &[&bad]);
+    let running = world.pool();
+    let both = futures_lite::future::zip(
+        collect(running.pool.start(request("m"))),
+        collect(running.pool.start(request("m"))),
+    );
+    let (one, other) = running.time.run(both);
+    assert!(one.1.is_err() && other.1.is_err());
+    assert_eq!((first.asked().len(), bad.read_count()), (2, 2));
+    running.assert_idle();
 }
 
 #[test]
