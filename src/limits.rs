@@ -106,6 +106,9 @@ pub const DESCRIPTORS_PER_CONNECTION: u64 = 3;
 pub const DESCRIPTORS_RESERVED: u64 = 64 + 5 * HANDSHAKES_MAX as u64;
 /// Handshakes under way at one time; one more waits in the listener's backlog.
 pub const HANDSHAKES_MAX: usize = 64;
+/// Connections on their way to one data shard; further ones wait with the control thread, which looks
+/// again after a millisecond.
+pub const ARRIVALS_MAX: usize = 64;
 
 /// What a client that met *busy* is told to wait before it tries again, in milliseconds.
 pub const BUSY_RETRY_AFTER_MS: u32 = 100;

@@ -301,7 +301,7 @@ impl ShardPlan {
             let waker = Arc::new(ShardWaker::new()?);
             Ok(Self {
                 core: config.shards.cores.as_ref().map(|cores| cores[index]),
-                shared: Arc::new(ShardShared::new(config.ipc.max_connections as usize, waker)),
+                shared: Arc::new(ShardShared::new(waker)),
                 pool: BufferPool::new(sizes)?,
             })
         };

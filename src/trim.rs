@@ -8,12 +8,39 @@
 //! changes what any memory reads; some pages only come later.
 #![allow(unsafe_code)]
 
+use std::env;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::ops::Range;
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
 use std::ptr;
 
 use rustix::mm::{Advice, madvise};
+
+/// What glibc is told when a program starts; ld.so(8) reads it once (`GLIBC_TUNABLES`).
+const TUNABLES: &str = "GLIBC_TUNABLES";
+
+/// Starts this program again in place, in the same process and with the same arguments, with a malloc
+/// that keeps no freed blocks for each thread; call it first of all. Returns only where that has been
+/// done, or cannot be done: then memory is as it is otherwise, and nothing else differs.
+///
+/// Blocks that a thread keeps pin the pages that they lie on, so the heap of a daemon whose requests
+/// differ in size grows for thousands of requests although it holds no more. There is no call for it,
+/// only the environment of a starting program. Where that has something for malloc, it is left alone.
+pub fn start_without_thread_caches() {
+    if cfg!(not(target_env = "gnu")) || env::var_os(TUNABLES).is_some() {
+        return;
+    }
+    let Ok(program) = env::current_exe() else { return };
+    let mut arguments = env::args_os();
+    let Some(name) = arguments.next() else { return };
+    let _ = Command::new(program)
+        .arg0(name)
+        .args(arguments)
+        .env(TUNABLES, "glibc.malloc.tcache_count=0")
+        .exec();
+}
 
 /// Lets all threads share one heap (mallopt(3)); call it before the first thread starts.
 ///
@@ -50,12 +77,20 @@ pub fn give_back() -> io::Result<()> {
         // loads nor unloads libraries.
         unsafe { madvise(start, range.len(), Advice::LinuxDontNeed)? };
     }
+    give_back_heap();
+    Ok(())
+}
+
+/// Returns free heap pages (malloc_trim(3)).
+///
+/// Call it also between two phases of a start: what the second one reserves and does not touch
+/// otherwise lies on pages that the first one has touched. Does nothing where malloc is not glibc's.
+pub fn give_back_heap() {
     #[cfg(target_env = "gnu")]
     // SAFETY: `malloc_trim` needs nothing; it takes malloc's own locks and returns free pages only.
     unsafe {
         libc::malloc_trim(0);
     }
-    Ok(())
 }
 
 /// Address ranges of mappings that read the same after their pages are dropped, from the text of

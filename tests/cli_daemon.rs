@@ -361,6 +361,15 @@ fn idle_daemon_makes_no_wake_ups() {
 }
 
 #[test]
+#[cfg(target_env = "gnu")]
+fn daemon_runs_with_a_malloc_without_thread_caches() {
+    let daemon = Daemon::start(&[]);
+    let environment = fs::read(format!("/proc/{}/environ", daemon.child.id())).unwrap();
+    let expected = b"GLIBC_TUNABLES=glibc.malloc.tcache_count=0";
+    assert!(environment.split(|byte| *byte == 0).any(|variable| variable == expected));
+}
+
+#[test]
 fn demo_shows_everything_and_leaves_nothing() {
     let home = tempfile::tempdir().unwrap();
     let output = annulus(home.path(), &["demo", "--json"]).output().unwrap();

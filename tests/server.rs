@@ -6,13 +6,13 @@ use std::fs;
 use std::io::Read as _;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use annulus::client::{Client, ConnectOptions};
+use annulus::client::{Client, ConnectOptions, Connection};
 use annulus::config::{Config, Sources};
-use annulus::limits::IN_FLIGHT_PER_CONNECTION;
+use annulus::limits::{ARRIVALS_MAX, IN_FLIGHT_PER_CONNECTION};
 use annulus::paths::Places;
 use annulus::protocol::{
     AIRequest, Codec, CodecError, CodecId, Completion, JsonCodec, Message, MessageRole, StreamEvent,
@@ -233,4 +233,31 @@ fn a_client_that_says_nothing_is_turned_away_in_time() {
     silent.read_exact(&mut bytes).unwrap();
     assert_eq!(Welcome::decode(&bytes).unwrap().fault_name(), Some("handshake_cut"));
     assert_eq!(silent.read(&mut bytes).unwrap(), 0, "and hung up on");
+}
+
+#[test]
+fn who_connects_while_a_handler_holds_the_shard_up_gets_in_afterwards() {
+    let directory = tempfile::tempdir().unwrap();
+    let gate = Arc::new(Barrier::new(2));
+    let inside = Arc::clone(&gate);
+    let server = IpcServer::builder()
+        .config(config(directory.path(), ""))
+        .register_handler(ASKED, move |_: &Request<'_>, responder: &mut Responder<'_>| {
+            inside.wait();
+            inside.wait();
+            responder.reply(&[])
+        })
+        .start()
+        .unwrap();
+    let asks = Client::connect(&options(&server)).unwrap();
+    let asking = thread::spawn(move || asks.call(ASKED, b"hold it up").map(|_| ()));
+    gate.wait();
+    let connect = || Connection::connect(&options(&server)).unwrap();
+    let mut newcomers: Vec<Connection> = (0..3 * ARRIVALS_MAX).map(|_| connect()).collect();
+    gate.wait();
+    for (index, newcomer) in newcomers.iter_mut().enumerate() {
+        let asked = newcomer.call(MessageType::ECHO, b"in?", &mut Vec::new());
+        assert!(asked.is_ok(), "newcomer {index}: {asked:?}");
+    }
+    asking.join().unwrap().unwrap();
 }

@@ -47,6 +47,7 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(session: &Session, arguments: &Arguments) -> Result<Exit, Failure> {
     // Configure.
+    trim::start_without_thread_caches();
     trim::share_one_heap();
     if let Some(parent) = arguments.follow {
         follow_parent(parent)?;
@@ -65,6 +66,8 @@ pub(crate) fn run(session: &Session, arguments: &Arguments) -> Result<Exit, Fail
     // Reserve. Signals first: one that comes while the server starts is not lost.
     let signals = Signals::new([SIGTERM, SIGINT, SIGHUP])
         .map_err(Failure::io("watch", "the signals SIGTERM, SIGINT and SIGHUP"))?;
+    // What the server reserves untouched shall not lie where the configuration was read.
+    trim::give_back_heap();
     let server = IpcServer::builder().config(config).register_provider_handlers().start()?;
 
     // Run.

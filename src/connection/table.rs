@@ -111,8 +111,9 @@ pub enum Turn {
 /// All connections of one data shard.
 pub struct Table<M> {
     options: TableOptions,
-    slots: Box<[Slot<M>]>,
-    slot_count: u32,
+    /// Those that have ever been used, in memory for all of them: one that has never been costs none.
+    slots: Vec<Slot<M>>,
+    /// Which of `slots` are free.
     free: Vec<u32>,
     /// Slots that are polled every round.
     hot: Vec<u32>,
@@ -150,25 +151,9 @@ impl<M: RegionMemory> Table<M> {
     #[must_use]
     pub fn new(options: TableOptions) -> Self {
         let count = options.slot_count;
-        let slot_count = u32::try_from(count).expect("fewer than 2³² connections");
-        let slot = |_| Slot {
-            state: State::Free,
-            quiet_since: Timestamp::default(),
-            quiet_visits: 0,
-            hot: false,
-            asked: false,
-            blocked: false,
-            starved: false,
-            bulk: false,
-            recent: RecentUse::default(),
-            single_visits: 0,
-            listed: false,
-            told: None,
-        };
         Self {
-            slots: (0..count).map(slot).collect(),
-            slot_count,
-            free: (0..slot_count).rev().collect(),
+            slots: Vec::with_capacity(count),
+            free: Vec::with_capacity(count),
             hot: Vec::with_capacity(count),
             asking_count: 0,
             round_at: 0,
@@ -206,7 +191,7 @@ impl<M: RegionMemory> Table<M> {
         new: NewConnection<M>,
         now: Timestamp,
     ) -> Result<Adopted, NewConnection<M>> {
-        let Some(slot) = self.free.pop() else { return Err(new) };
+        let Some(slot) = self.free_slot() else { return Err(new) };
         let entry = &mut self.slots[slot as usize];
         entry.state = State::Serving(Connection::new(new, self.options.message_size_max, now));
         entry.told = None;
@@ -215,6 +200,22 @@ impl<M: RegionMemory> Table<M> {
         self.metrics().connection_opened();
         self.unpark(slot, now);
         Ok(Adopted { slot })
+    }
+
+    /// Takes a free slot: one that was used before, so that few are ever touched.
+    fn free_slot(&mut self) -> Option<u32> {
+        if let Some(slot) = self.free.pop() {
+            return Some(slot);
+        }
+        let slot = self.slots_used();
+        // Without allocating: there is memory for as many.
+        (self.slots.len() < self.options.slot_count).then(|| self.slots.push(Slot::new()))?;
+        Some(slot)
+    }
+
+    /// Slots that have ever been used; they are the lowest.
+    fn slots_used(&self) -> u32 {
+        u32::try_from(self.slots.len()).expect("fewer than 2³² connections")
     }
 
     /// A client has rung its doorbell: polls it again.
@@ -247,7 +248,7 @@ impl<M: RegionMemory> Table<M> {
 
     /// Ends every connection now.
     pub fn end_all(&mut self) {
-        for slot in 0..self.slot_count {
+        for slot in 0..self.slots_used() {
             self.close(slot, Ending::Shutdown);
         }
     }
@@ -314,7 +315,7 @@ impl<M: RegionMemory> Table<M> {
     pub fn close_idle(&mut self, now: Timestamp) -> Option<Timestamp> {
         let timeout = self.options.idle_timeout_ns?;
         let mut next: Option<Timestamp> = None;
-        for slot in 0..self.slot_count {
+        for slot in 0..self.slots_used() {
             let entry = &self.slots[slot as usize];
             let State::Serving(connection) = &entry.state else { continue };
             let view = connection.memory.view();
@@ -346,7 +347,7 @@ impl<M: RegionMemory> Table<M> {
     /// What the connection in `slot` did so far.
     #[must_use]
     pub fn statistics(&self, slot: u32) -> Option<ConnectionStatistics> {
-        match &self.slots[slot as usize].state {
+        match &self.slots.get(slot as usize)?.state {
             State::Serving(connection) => Some(connection.ends.statistics),
             State::Closing(closing) => Some(closing.statistics),
             State::Free => None,

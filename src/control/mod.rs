@@ -9,6 +9,7 @@ mod listener;
 
 pub(crate) use listener::Listener;
 
+use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -32,6 +33,8 @@ use crate::wire::{Features, Status, Welcome, fault_number};
 
 /// Newcomers that one round takes from the backlog; the others come in the next round.
 const ACCEPTS_PER_ROUND: usize = HANDSHAKES_MAX;
+/// How soon a connection is offered again to a shard that has not taken the ones before it.
+const DELIVERY_RETRY: Duration = Duration::from_millis(1);
 /// How long the listener rests when the system has no descriptor for a newcomer.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -52,6 +55,9 @@ pub(crate) struct ControlOptions {
 pub(crate) struct Control {
     options: ControlOptions,
     handshakes: Vec<(Handshake, Instant)>,
+    /// Connections whose shards, by index, have no room for arrivals just now: no more than there are
+    /// slots, because each occupies one.
+    undelivered: VecDeque<(usize, Arrival)>,
     handshake_timeout: Duration,
     daemon_instance: u64,
     connections_so_far: u64,
@@ -82,6 +88,7 @@ impl Control {
         let timeout = u64::from(options.config.ipc.handshake_timeout_ms);
         Self {
             handshakes: Vec::with_capacity(HANDSHAKES_MAX),
+            undelivered: VecDeque::new(),
             handshake_timeout: Duration::from_millis(timeout),
             daemon_instance,
             connections_so_far: 0,
@@ -95,6 +102,7 @@ impl Control {
     pub(crate) fn run(mut self) {
         // Bounded by the daemon's life; each round sleeps in `wait`.
         while !self.wait() {
+            self.deliver_again();
             self.continue_handshakes();
             self.accept();
             self.export_if_due();
@@ -124,11 +132,14 @@ impl Control {
             .chain(self.accept_after)
             .chain(self.export.due)
             .min();
-        let timeout = next.map(|deadline| {
+        let next = next.map(|deadline| {
             let left = deadline.saturating_duration_since(Instant::now());
             // Rounded up, so that the deadline has passed when we wake.
-            Timespec::try_from(left + Duration::from_millis(1)).expect("a short time")
+            left + Duration::from_millis(1)
         });
+        let retry = (!self.undelivered.is_empty()).then_some(DELIVERY_RETRY);
+        let timeout = next.into_iter().chain(retry).min();
+        let timeout = timeout.map(|left| Timespec::try_from(left).expect("a short time"));
         // An error is a signal or a lack of memory: both mean to look again.
         let _ = poll(&mut files, timeout.as_ref());
         files[0].revents().contains(PollFlags::IN)
@@ -252,16 +263,27 @@ impl Control {
         shard.occupied.fetch_add(1, Ordering::AcqRel);
         // The client reads it before it sends anything; its socket is empty, so it fits.
         send_welcome(&arrival.descriptors.socket, &welcome);
-        match shard.arrivals.push(arrival) {
-            Ok(()) => shard.waker.wake_if_parked(),
-            Err(_) => {
-                // Admission counts slots, so this would be a bug; the client sees a hang-up.
-                tracing::error!("a shard has no slot for an admitted connection");
-                shard.occupied.fetch_sub(1, Ordering::AcqRel);
-            }
-        }
+        self.deliver(index, arrival);
         if self.export.path.is_some() && self.export.due.is_none() {
             self.export.due = Some(Instant::now() + self.export.interval);
+        }
+    }
+
+    /// Gives a connection to its shard, or keeps it for the next round: a shard that runs a long handler
+    /// takes nobody meanwhile.
+    fn deliver(&mut self, shard_index: usize, arrival: Arrival) {
+        let shard = &self.options.shards[shard_index];
+        match shard.arrivals.push(arrival) {
+            Ok(()) => shard.waker.wake_if_parked(),
+            Err(arrival) => self.undelivered.push_back((shard_index, arrival)),
+        }
+    }
+
+    /// Offers each connection that is still here to its shard once more.
+    fn deliver_again(&mut self) {
+        for _ in 0..self.undelivered.len() {
+            let Some((shard_index, arrival)) = self.undelivered.pop_front() else { return };
+            self.deliver(shard_index, arrival);
         }
     }
 

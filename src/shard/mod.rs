@@ -23,6 +23,7 @@ use self::uring::{Event, Purpose, SlotKey, Uring};
 use crate::connection::{
     Clock, Ending, NewConnection, Output, Table, TableOptions, Timestamp, Turn,
 };
+use crate::limits::ARRIVALS_MAX;
 use crate::pool::BufferPool;
 use crate::region::Region;
 use crate::sync::{AtomicBool, AtomicU32, Ordering, sound};
@@ -57,7 +58,8 @@ pub(crate) struct Descriptors {
 
 /// What a shard shares with the control thread.
 pub(crate) struct ShardShared {
-    /// New connections; as long as the table has slots, so pushing to it cannot fail.
+    /// New connections. Short, because a queue is touched as a whole when it is made: whoever finds it
+    /// full waits.
     pub(crate) arrivals: ArrayQueue<Arrival>,
     /// Wakes the shard for any of these.
     pub(crate) waker: Arc<ShardWaker>,
@@ -68,9 +70,9 @@ pub(crate) struct ShardShared {
 }
 
 impl ShardShared {
-    pub(crate) fn new(slot_count: usize, waker: Arc<ShardWaker>) -> Self {
+    pub(crate) fn new(waker: Arc<ShardWaker>) -> Self {
         Self {
-            arrivals: ArrayQueue::new(slot_count),
+            arrivals: ArrayQueue::new(ARRIVALS_MAX),
             waker,
             stopping: AtomicBool::new(false),
             occupied: AtomicU32::new(0),
@@ -109,7 +111,8 @@ pub(crate) struct DataShard {
     uring: Uring,
     ringer: Ringer,
     place: Place,
-    seats: Box<[Seat]>,
+    /// For the slots that have been used, lowest first, in memory for all of them.
+    seats: Vec<Seat>,
     shared: Arc<ShardShared>,
     clock: MonotonicClock,
     /// How long a drain may take.
@@ -148,7 +151,7 @@ impl DataShard {
             uring,
             ringer: Ringer::new()?,
             place: Place::new(followed)?,
-            seats: (0..slot_count).map(|_| Seat::default()).collect(),
+            seats: Vec::with_capacity(slot_count),
             shared,
             clock: MonotonicClock(Instant::now()),
             shutdown_timeout,
@@ -276,7 +279,7 @@ impl DataShard {
     }
 
     fn take_arrivals(&mut self, now: Timestamp) {
-        // Bounded: one for each slot.
+        // Bounded: each takes a slot, and there are no more arrivals than slots.
         while let Some(Arrival { connection, descriptors }) = self.shared.arrivals.pop() {
             let Ok(adopted) = self.table.adopt(connection, now) else {
                 // The control thread admits no more than there are slots.
@@ -284,6 +287,10 @@ impl DataShard {
                 self.shared.occupied.fetch_sub(1, Ordering::AcqRel);
                 continue;
             };
+            // Bounded, and without allocating: there is a place for each slot.
+            while self.seats.len() <= adopted.slot as usize {
+                self.seats.push(Seat::default());
+            }
             let seat = &mut self.seats[adopted.slot as usize];
             let key = SlotKey { slot: adopted.slot, generation: seat.generation };
             self.uring.watch(descriptors.socket.as_fd(), Purpose::Socket(key));

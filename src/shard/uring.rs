@@ -26,7 +26,7 @@ pub(super) enum Purpose {
     Doorbell(SlotKey),
     /// A client's socket has bytes or was hung up.
     Socket(SlotKey),
-    /// An operation was asked to end; says nothing by itself.
+    /// An operation that was asked to end had already ended; says nothing by itself.
     Removed,
 }
 
@@ -85,7 +85,8 @@ impl Uring {
     ///
     /// The system's; io_uring may be disabled (`kernel.io_uring_disabled`).
     pub(super) fn new(connection_count: usize) -> io::Result<Self> {
-        let completions = u32::try_from(4 * connection_count).unwrap_or(u32::MAX);
+        // A connection has two polls, and a cancel that succeeds completes only what it has cancelled.
+        let completions = u32::try_from(2 * connection_count).unwrap_or(u32::MAX);
         let ring = IoUring::builder()
             .setup_single_issuer()
             .setup_defer_taskrun()
@@ -109,7 +110,8 @@ impl Uring {
     /// By `IORING_OP_ASYNC_CANCEL`, for polls too: `IORING_OP_POLL_REMOVE` gives up with EALREADY
     /// on a poll that is just being triggered, and leaves it armed.
     pub(super) fn cancel(&mut self, purpose: Purpose) {
-        self.push(opcode::AsyncCancel::new(purpose.user_data()).build(), Purpose::Removed);
+        let cancel = opcode::AsyncCancel::new(purpose.user_data()).build();
+        self.push(cancel.flags(squeue::Flags::SKIP_SUCCESS), Purpose::Removed);
     }
 
     /// Submits what was pushed. Never waits.

@@ -167,7 +167,7 @@ impl<M: RegionMemory> Table<M> {
     }
 
     pub(super) fn unpark_all(&mut self, now: Timestamp) {
-        for slot in 0..self.slot_count {
+        for slot in 0..self.slots_used() {
             self.unpark(slot, now);
         }
     }

@@ -1,4 +1,4 @@
-//! One slot: a place for a connection, made at start-up and used again and again.
+//! One slot: a place for a connection, made when it is first used and used again and again.
 
 use super::recent_use::RecentUse;
 use crate::connection::{Connection, ConnectionStatistics, Timestamp};
@@ -47,6 +47,26 @@ pub(super) struct Slot<M> {
     pub(super) listed: bool,
     /// What its client was told about [`super::Table::beside`].
     pub(super) told: Option<u32>,
+}
+
+impl<M> Slot<M> {
+    /// A slot that nobody has been in.
+    pub(super) fn new() -> Self {
+        Self {
+            state: State::Free,
+            quiet_since: Timestamp::default(),
+            quiet_visits: 0,
+            hot: false,
+            asked: false,
+            blocked: false,
+            starved: false,
+            bulk: false,
+            recent: RecentUse::default(),
+            single_visits: 0,
+            listed: false,
+            told: None,
+        }
+    }
 }
 
 impl<M: RegionMemory> Slot<M> {
