@@ -9,14 +9,19 @@
 #![allow(unsafe_code)]
 
 use std::env;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader};
 use std::ops::Range;
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 use std::ptr;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::mm::{Advice, madvise};
+
+/// How long [`give_back`] waits for threads that are still starting.
+pub const SETTLE_TIME_MAX: Duration = Duration::from_millis(50);
 
 /// What glibc is told when a program starts; ld.so(8) reads it once (`GLIBC_TUNABLES`).
 const TUNABLES: &str = "GLIBC_TUNABLES";
@@ -60,14 +65,19 @@ pub fn share_one_heap() {
 /// (malloc_trim(3)). What is needed of the program comes back from the page cache at its next use, 64
 /// KiB or more around each.
 ///
-/// Call it once, when everything has started: each use that brings pages back costs a fault of about
-/// a microsecond.
+/// Call it once, when everything has been started: each use that brings pages back costs a fault of
+/// about a microsecond. It waits until the other threads sleep, [`SETTLE_TIME_MAX`] at most: one that is
+/// still starting would bring back what only its start needs.
 ///
 /// # Errors
 ///
-/// `/proc/self/smaps` cannot be read, or the kernel refuses the advice. What has been given back
+/// `/proc/self/task` or `/proc/self/smaps` cannot be read, or the kernel refuses the advice. What has been given back
 /// until then stays so, and nothing is lost.
 pub fn give_back() -> io::Result<()> {
+    let deadline = Instant::now() + SETTLE_TIME_MAX;
+    while !others_sleep()? && Instant::now() < deadline {
+        thread::sleep(Duration::from_millis(1));
+    }
     for range in clean_ranges(BufReader::new(File::open("/proc/self/smaps")?))? {
         let start = ptr::without_provenance_mut(range.start);
         // SAFETY: dropping pages of a mapping must not change what it reads. `clean_ranges` takes
@@ -91,6 +101,19 @@ pub fn give_back_heap() {
     unsafe {
         libc::malloc_trim(0);
     }
+}
+
+/// True when no thread of this process runs or is about to, but the one that asks (proc_pid_stat(5)).
+fn others_sleep() -> io::Result<bool> {
+    let mut awake_count = 0;
+    for task in fs::read_dir("/proc/self/task")? {
+        // A thread that has ended meanwhile sleeps, too.
+        let stat = fs::read_to_string(task?.path().join("stat")).unwrap_or_default();
+        // The state follows the name, which may hold anything but ends with the last parenthesis.
+        let state = stat.rsplit_once(')').map_or("S", |(_, rest)| rest.trim_start());
+        awake_count += usize::from(!state.starts_with('S'));
+    }
+    Ok(awake_count <= 1)
 }
 
 /// Address ranges of mappings that read the same after their pages are dropped, from the text of

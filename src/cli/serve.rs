@@ -71,13 +71,15 @@ pub(crate) fn run(session: &Session, arguments: &Arguments) -> Result<Exit, Fail
     let server = IpcServer::builder().config(config).register_provider_handlers().start()?;
 
     // Run.
-    announce(session, server.socket_path());
+    let socket_path = server.socket_path().to_owned();
     let stop = server.shutdown_handle();
     let ended = wait_for_end(server, signals.handle())?;
-    // Last, because whatever runs after it brings its part of the program back.
+    // Late, because whatever runs after it brings its part of the program back, and before anybody
+    // waits for an answer.
     if let Err(error) = trim::give_back() {
         tracing::debug!(%error, "memory that only the start needed is kept");
     }
+    announce(session, &socket_path);
 
     // Drain.
     watch_signals(signals, &stop, patience);
