@@ -118,7 +118,8 @@ impl Answer {
 impl Course {
     async fn next(&mut self) -> Option<Result<StreamEvent, IpcError>> {
         if matches!(self.phase, Phase::Asking) {
-            match self.ask().await {
+            // Boxed: it is the largest part of an answer by far, and over when the stream begins.
+            match Box::pin(self.ask()).await {
                 Ok(Some(first)) => return Some(Ok(self.note(first))),
                 Ok(None) => {}
                 Err(error) => return Some(Err(error)),
