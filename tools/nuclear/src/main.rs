@@ -69,6 +69,10 @@ struct Arguments {
     #[arg(long, requires = "providers")]
     tls: bool,
 
+    /// Many requests on one connection between the daemon and its upstream
+    #[arg(long, requires = "tls")]
+    http2: bool,
+
     /// Where the upstream listens [default: any free port of the loopback]
     #[arg(long, value_name = "ADDRESS", requires = "providers")]
     listen: Option<SocketAddr>,
@@ -154,6 +158,7 @@ fn run_level(arguments: &Arguments) -> Result<ExitCode, Failure> {
                 upstream: arguments.upstream.clone(),
                 listen: arguments.listen,
                 tls: arguments.tls,
+                http2: arguments.http2,
                 settings: arguments.settings.clone(),
                 beside: arguments.beside.map(|address| (address, arguments.beside_rate)),
             };

@@ -62,6 +62,8 @@ pub(crate) struct Options {
     pub(crate) listen: Option<SocketAddr>,
     /// Encrypted between daemon and upstream.
     pub(crate) tls: bool,
+    /// HTTP/2 there.
+    pub(crate) http2: bool,
     /// Further settings of the daemon.
     pub(crate) settings: Vec<(String, String)>,
     /// Another proxy before the same upstream, and requests a second that it can hold.

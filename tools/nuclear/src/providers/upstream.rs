@@ -64,6 +64,9 @@ impl Upstream {
         }
         if options.tls {
             command.arg("--tls").arg("--ca-file").arg(&authority);
+            if options.http2 {
+                command.arg("--http2");
+            }
         }
         let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
         let child = child.map_err(|error| {
