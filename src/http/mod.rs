@@ -7,20 +7,28 @@
 //! host       Host                who may have which connection: a pure state machine
 //! pool       Pool                the connections, each given back by being dropped
 //! open       open                a new connection and the task that runs it; tap cuts it off
+//! exchange   serve               what an HTTP/1 connection's task does; line leads to who asks
+//! body       Body                an HTTP/1 body; framing finds its end, gate its beginning
 //! unanswered Unanswered          what a request without a response may do next
 //! response   Response            status, headers, and a body that is read when it is asked for
 //! ```
 //!
 //! HTTP/1.1 with keep-alive, HTTP/2 where a server chooses it by ALPN; hyper does both, without a
-//! runtime. Redirects are not followed: they would take the key to somebody else.
+//! runtime, but for HTTP/1's bodies. Redirects are not followed: they would take the key to somebody
+//! else.
 //!
 //! The invariant to remember: **whatever is dropped is over at once**. A future or a [`Response`]
 //! that is dropped in any phase closes its connection (resets its stream), and nobody is told to
 //! wait for it.
 
+mod body;
 mod connect;
 mod endpoint;
+mod exchange;
+mod framing;
+mod gate;
 mod host;
+mod line;
 mod open;
 mod pool;
 mod proxy;
@@ -46,14 +54,16 @@ use http::header::{HOST, PROXY_AUTHORIZATION, USER_AGENT};
 use http::uri::{PathAndQuery, Uri};
 use http::{HeaderValue, Request};
 use http_body_util::Full;
+use hyper::body::Body as _;
 
 use self::connect::{Connector, network};
 use self::host::Limits;
+use self::line::NoHead;
 use self::open::{Opened, describe, open};
 use self::pool::{Exclusive, Lease, Pool, Stream};
 use self::proxy::Proxies;
 use self::resolve::Resolver;
-use self::response::Hold;
+use self::response::Source;
 use self::socket::Gauge;
 use self::tls::Tls;
 use self::unanswered::{Remedy, Unanswered};
@@ -220,7 +230,7 @@ impl Client {
         &self,
         endpoint: &Endpoint,
         request: &Request<Bytes>,
-        mut exclusive: Exclusive,
+        exclusive: Exclusive,
     ) -> Result<Response, Broken> {
         let proxy = self.connector.proxies.find(endpoint).filter(|_| !endpoint.is_https);
         let form = if proxy.is_some() { Form::Absolute } else { Form::Origin };
@@ -231,20 +241,19 @@ impl Client {
             request.headers_mut().insert(PROXY_AUTHORIZATION, authorization);
         }
         let received_before = exclusive.tap.received();
-        match exclusive.sender.try_send_request(request).await {
-            Ok(response) => {
+        match exclusive.line.ask(request).await {
+            Ok(head) => {
                 let pool = Arc::clone(&self.pool);
                 let origin = Arc::clone(&endpoint.origin);
-                Ok(Response::new(response, Hold::Exclusive { pool, origin, exclusive }))
+                let source = Source::Exclusive { pool, origin, exclusive };
+                Ok(Response::new(&head.parts, head.is_over, source))
             }
-            Err(error) => {
+            Err(NoHead { detail, is_unsent }) => {
                 let is_untouched = exclusive.tap.received() == received_before;
-                let remedy = match error.message() {
-                    Some(_unsent) => Remedy::Resend,
-                    None if exclusive.is_reused && is_untouched => Remedy::Replace,
-                    None => Remedy::None,
-                };
-                Err(Broken::new(endpoint, &error.into_error(), remedy))
+                let unanswered =
+                    if is_unsent { Unanswered::Unprocessed } else { Unanswered::Broken };
+                let remedy = unanswered.remedy(exclusive.is_reused && is_untouched);
+                Err(Broken::new(endpoint, &detail, remedy))
             }
         }
     }
@@ -257,7 +266,11 @@ async fn send_stream(
 ) -> Result<Response, Broken> {
     let request = addressed(endpoint, request, Form::Absolute)?;
     match stream.sender.try_send_request(request).await {
-        Ok(response) => Ok(Response::new(response, Hold::Stream(stream))),
+        Ok(response) => {
+            let (head, body) = response.into_parts();
+            let is_over = body.is_end_stream();
+            Ok(Response::new(&head, is_over, Source::Stream { stream, body }))
+        }
         Err(error) => {
             let is_unsent = error.message().is_some();
             let error = error.into_error();
@@ -268,7 +281,7 @@ async fn send_stream(
                 Unanswered::Reset => drop(stream),
                 Unanswered::Unprocessed | Unanswered::Broken => stream.refuse(),
             }
-            Err(Broken::new(endpoint, &error, remedy))
+            Err(Broken::new(endpoint, &describe(&error), remedy))
         }
     }
 }
@@ -280,8 +293,8 @@ struct Broken {
 }
 
 impl Broken {
-    fn new(endpoint: &Endpoint, error: &hyper::Error, remedy: Remedy) -> Self {
-        let detail = format!("no response from {}: {}", endpoint.target(), describe(error));
+    fn new(endpoint: &Endpoint, detail: &str, remedy: Remedy) -> Self {
+        let detail = format!("no response from {}: {detail}", endpoint.target());
         Self { failure: network(detail), remedy }
     }
 }

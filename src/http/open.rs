@@ -6,18 +6,20 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use futures_lite::future::or;
-use hyper::client::conn::{http1, http2};
+use hyper::client::conn::http2;
 use smol_hyper::rt::FuturesIo;
 
 use super::connect::{Connected, Connector, network};
 use super::endpoint::Endpoint;
+use super::exchange;
+use super::line::{CLOSED_EARLY, Line};
 use super::pool::{Exclusive, Slot, Stream};
 use super::tap::{Tap, Tapped};
 use crate::dialect::Failure;
 
-/// Bytes of a response's head, and of what is read ahead of an HTTP/1 body.
-const HEAD_SIZE_MAX: u32 = 64 << 10;
-const HEADERS_MAX: usize = 128;
+/// Bytes of a response's head.
+pub(super) const HEAD_SIZE_MAX: u32 = 64 << 10;
+pub(super) const HEADERS_MAX: usize = 128;
 /// Bytes that the peer may send of one HTTP/2 response before we have read them.
 const STREAM_WINDOW: u32 = 64 << 10;
 /// Streams that were reset and whose last frames may still come. Every hasty client makes one; with
@@ -52,8 +54,7 @@ pub(super) async fn open(
         }
     };
     let tap = Arc::new(Tap::default());
-    let io = FuturesIo::new(Tapped::new(io, Arc::clone(&tap)));
-    // Neither handshake waits for the peer.
+    let io = Tapped::new(io, Arc::clone(&tap));
     if is_h2 {
         // One stream's unread bytes must not stop the others: there is room for the windows of all.
         let streams = u32::try_from(streams_max).unwrap_or(u32::MAX);
@@ -65,7 +66,7 @@ pub(super) async fn open(
             .max_header_list_size(HEAD_SIZE_MAX)
             .max_concurrent_reset_streams(RESET_STREAMS_MAX)
             .initial_max_send_streams(STREAMS_UNTOLD)
-            .handshake(io)
+            .handshake(FuturesIo::new(io))
             .await;
         let (sender, connection) = handshake.map_err(|error| not_opened(endpoint, &error))?;
         let (slot, stream) = slot.open_shared(sender, Arc::clone(&tap));
@@ -87,20 +88,14 @@ pub(super) async fn open(
         spawn(run(connection, tap, slot));
         Ok(Opened::Stream(stream))
     } else {
-        let handshake = http1::Builder::new()
-            .max_buf_size(HEAD_SIZE_MAX as usize)
-            .max_header_size(HEAD_SIZE_MAX as usize)
-            .max_headers(HEADERS_MAX)
-            .handshake(io)
-            .await;
-        let (sender, connection) = handshake.map_err(|error| not_opened(endpoint, &error))?;
-        let (slot, exclusive) = slot.open_exclusive(sender, Arc::clone(&tap));
+        let (line, end) = Line::new();
+        let (slot, exclusive) = slot.open_exclusive(line, Arc::clone(&tap));
         let cut = Arc::clone(&tap);
         // Boxed, because each future around it would hold it twice.
-        let mut connection = Box::pin(connection);
+        let mut connection = Box::pin(exchange::serve(io, end));
         let connection = poll_fn(move |context| match connection.as_mut().poll(context) {
-            Poll::Ready(_) => Poll::Ready(()),
-            // Also seen here and not only where bytes move: hyper moves none while nobody reads them.
+            Poll::Ready(()) => Poll::Ready(()),
+            // Also seen here and not only where bytes move: none move while nobody takes them.
             Poll::Pending => cut.poll_cut(context),
         });
         spawn(run(connection, tap, slot));
@@ -148,7 +143,7 @@ pub(super) fn describe(error: &hyper::Error) -> String {
         .and_then(|cause| cause.downcast_ref::<io::Error>())
         .is_some_and(|cause| cause.kind() == io::ErrorKind::UnexpectedEof);
     match cause {
-        _ if is_cut || error.is_incomplete_message() => "the connection closed too early".into(),
+        _ if is_cut || error.is_incomplete_message() => CLOSED_EARLY.into(),
         Some(cause) => {
             let mut said = format!("{error}: {cause}");
             said.truncate(said.floor_char_boundary(SAID_SIZE_MAX));

@@ -11,10 +11,11 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::client::conn::{http1, http2};
+use hyper::client::conn::http2;
 
 use super::endpoint::Endpoint;
 use super::host::{End, Grant, Host, Idleness, Limits, Usable};
+use super::line::Line;
 use super::tap::Tap;
 
 /// A stream that ends unanswered after this long, on a connection that brought nothing meanwhile,
@@ -171,15 +172,11 @@ impl Slot {
     }
 
     /// An HTTP/1 connection is open: the slot is its task's, and the result the opener's.
-    pub(super) fn open_exclusive(
-        mut self,
-        sender: http1::SendRequest<Full<Bytes>>,
-        tap: Arc<Tap>,
-    ) -> (Self, Exclusive) {
+    pub(super) fn open_exclusive(mut self, line: Arc<Line>, tap: Arc<Tap>) -> (Self, Exclusive) {
         let id = self.pool.new_id();
         self.phase = Phase::Open { id };
         self.pool.act(&self.origin, |host, _| host.opened_exclusive());
-        (self, Exclusive { id, sender, tap, is_reused: false })
+        (self, Exclusive { id, line, tap, is_reused: false })
     }
 
     /// An HTTP/2 connection is open: the slot is its task's, and the result the opener's. Who waits
@@ -245,7 +242,7 @@ impl StreamLimit {
 /// An HTTP/1 connection, for one request. Closes when it is dropped.
 pub(super) struct Exclusive {
     id: u64,
-    pub(super) sender: http1::SendRequest<Full<Bytes>>,
+    pub(super) line: Arc<Line>,
     pub(super) tap: Arc<Tap>,
     /// Whether it has answered a request before, so that it may have been dead for a while.
     pub(super) is_reused: bool,
@@ -253,7 +250,7 @@ pub(super) struct Exclusive {
 
 impl Usable for Exclusive {
     fn is_usable(&self) -> bool {
-        !self.sender.is_closed()
+        !self.line.is_closed()
     }
 }
 

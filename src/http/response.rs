@@ -1,23 +1,18 @@
 //! The answer to a request: its head at once, its body as it is asked for.
 
-use std::future::poll_fn;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
-use futures_lite::future::or;
+use http::response::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body_util::BodyExt;
-use hyper::body::{Body, Incoming};
+use hyper::body::{Body, Frame, Incoming};
 
 use super::connect::network;
+use super::line::Piece;
 use super::open::describe;
 use super::pool::{Exclusive, Pool, Stream};
 use crate::dialect::Failure;
-
-/// How long a connection may take to get ready for another request after it has answered one: its
-/// task has to have had a turn.
-const READY_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A response. Read to its end, it leaves its connection to the next request; dropped before, it
 /// closes the connection at once (HTTP/2: resets its stream).
@@ -26,35 +21,36 @@ pub struct Response {
     pub status: u16,
     /// The headers.
     pub headers: HeaderMap,
-    body: Incoming,
-    hold: Option<Hold>,
+    /// None once the body is over.
+    source: Option<Source>,
     /// The body's failure, which asking again does not heal.
     failure: Option<Failure>,
 }
 
-/// What the response keeps from others until it is over.
-pub(super) enum Hold {
+/// Where the body comes from, and what the response keeps from others until it is over.
+pub(super) enum Source {
     Exclusive { pool: Arc<Pool>, origin: Arc<str>, exclusive: Exclusive },
-    Stream(Stream),
+    Stream { stream: Stream, body: Incoming },
 }
 
 impl Response {
-    pub(super) fn new(response: http::Response<Incoming>, hold: Hold) -> Self {
-        let (head, body) = response.into_parts();
+    /// A response that has been read up to its body.
+    pub(super) fn new(head: &Parts, is_over: bool, source: Source) -> Self {
         let mut response = Self {
             status: head.status.as_u16(),
             headers: detached(&head.headers),
-            body,
-            hold: Some(hold),
+            source: Some(source),
             failure: None,
         };
-        response.finish_if_over();
+        if is_over {
+            response.finish();
+        }
         response
     }
 
     /// The next piece of the body, never an empty one; `None` at its end. Trailers are left out.
     ///
-    /// What is not asked for is not read from the socket, except for one piece ahead. The future may
+    /// What is not asked for is not read from the socket, except for two pieces ahead. The future may
     /// be dropped and `chunk` called again: nothing is lost. How long to wait is the caller's.
     ///
     /// # Errors
@@ -65,41 +61,50 @@ impl Response {
         if let Some(failure) = &self.failure {
             return Err(failure.clone());
         }
-        // Bounded by the peer: an HTTP/1 frame is never empty, and h2 limits empty ones.
-        loop {
-            let Some(frame) = self.body.frame().await else {
-                self.finish();
-                return Ok(None);
-            };
-            match frame.map(hyper::body::Frame::into_data) {
-                Ok(Ok(data)) if !data.is_empty() => {
-                    self.finish_if_over();
-                    return Ok(Some(data));
+        let piece = match &mut self.source {
+            None => return Ok(None),
+            Some(Source::Exclusive { exclusive, .. }) => exclusive.line.piece().await,
+            Some(Source::Stream { body, .. }) => next_piece(body).await,
+        };
+        match piece {
+            Ok(Piece { data, is_last }) => {
+                if is_last {
+                    self.finish();
                 }
-                Ok(_) => {}
-                Err(error) => {
-                    self.hold = None;
-                    let detail = format!("the response broke off: {}", describe(&error));
-                    return Err(self.failure.insert(network(detail)).clone());
-                }
+                Ok(Some(data).filter(|data| !data.is_empty()))
+            }
+            Err(detail) => {
+                self.source = None;
+                let detail = format!("the response broke off: {detail}");
+                Err(self.failure.insert(network(detail)).clone())
             }
         }
     }
 
-    /// A body of known length is over with its last byte, which the caller may not ask beyond.
-    fn finish_if_over(&mut self) {
-        if self.body.is_end_stream() {
-            self.finish();
-        }
-    }
-
     fn finish(&mut self) {
-        match self.hold.take() {
-            Some(Hold::Exclusive { pool, origin, exclusive }) => finish(pool, origin, exclusive),
-            Some(Hold::Stream(stream)) => stream.finish(),
-            None => {}
+        match self.source.take() {
+            // Otherwise it cannot be used again.
+            Some(Source::Exclusive { pool, origin, exclusive }) if !exclusive.line.is_closed() => {
+                pool.give_back(&origin, exclusive);
+            }
+            Some(Source::Stream { stream, .. }) => stream.finish(),
+            Some(Source::Exclusive { .. }) | None => {}
         }
     }
+}
+
+/// The next piece of a body that hyper reads.
+async fn next_piece(body: &mut Incoming) -> Result<Piece, String> {
+    // Bounded by the peer: h2 limits empty frames.
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| describe(&error))?;
+        let is_last = body.is_end_stream();
+        match Frame::into_data(frame) {
+            Ok(data) if !data.is_empty() || is_last => return Ok(Piece { data, is_last }),
+            Ok(_) | Err(_) => {}
+        }
+    }
+    Ok(Piece { data: Bytes::new(), is_last: true })
 }
 
 /// The same headers in memory of their own. hyper's are slices of what it first read, and one of them
@@ -110,29 +115,4 @@ fn detached(headers: &HeaderMap) -> HeaderMap {
         Some((name.clone(), HeaderValue::from_bytes(value.as_bytes()).ok()?))
     };
     headers.iter().filter_map(copy).collect()
-}
-
-/// Puts the connection back as soon as it is ready for another request. Dropping it closes it.
-fn finish(pool: Arc<Pool>, origin: Arc<str>, mut exclusive: Exclusive) {
-    // The server has answered without taking the request: the next one would stand behind its rest.
-    // hyper does not know, because it counts what is in its own buffer as sent.
-    if exclusive.tap.is_writing() {
-        return;
-    }
-    if exclusive.sender.is_ready() {
-        pool.give_back(&origin, exclusive);
-    } else if !exclusive.sender.is_closed() {
-        glommio::spawn_local(async move {
-            let ready = poll_fn(|context| exclusive.sender.poll_ready(context));
-            let ready = async { ready.await.is_ok() };
-            let too_late = async {
-                glommio::timer::sleep(READY_TIMEOUT).await;
-                false
-            };
-            if or(ready, too_late).await {
-                pool.give_back(&origin, exclusive);
-            }
-        })
-        .detach();
-    }
 }

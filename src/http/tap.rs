@@ -25,8 +25,6 @@ pub(super) struct Tap {
 struct State {
     is_cut: bool,
     received: u64,
-    /// Whether the peer has not taken yet what was last written.
-    is_writing: bool,
     /// The task that moves the bytes. There is one: HTTP/1 has one task a connection, and of
     /// HTTP/2's only one touches the socket.
     mover: Option<Waker>,
@@ -59,11 +57,6 @@ impl Tap {
     /// Bytes that came so far, TLS taken off.
     pub(super) fn received(&self) -> u64 {
         self.state().received
-    }
-
-    /// Whether bytes wait for the peer to take them.
-    pub(super) fn is_writing(&self) -> bool {
-        self.state().is_writing
     }
 
     /// Wakes whoever asks when the next bytes have come, once. One task may ask.
@@ -164,16 +157,12 @@ impl AsyncWrite for Tapped {
         source: &[u8],
     ) -> Poll<io::Result<usize>> {
         self.check(context)?;
-        let written = Pin::new(&mut self.io).poll_write(context, source);
-        self.tap.0.state().is_writing = written.is_pending();
-        written
+        Pin::new(&mut self.io).poll_write(context, source)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.check(context)?;
-        let flushed = Pin::new(&mut self.io).poll_flush(context);
-        self.tap.0.state().is_writing = flushed.is_pending();
-        flushed
+        Pin::new(&mut self.io).poll_flush(context)
     }
 
     fn poll_close(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -3,7 +3,7 @@
 //! The invariant to remember: a request goes out again without a limit of its own only when no server
 //! has begun with it, by the server's own word or because it was never sent.
 
-/// Why a request on an HTTP/2 connection got no response.
+/// Why a request got no response; over HTTP/1 it is one of the last two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Unanswered {
     /// The server has as many streams as it takes, and did not begin with this one (RFC 9113 §8.7).
@@ -44,7 +44,8 @@ impl Unanswered {
         }
     }
 
-    /// What it leaves to do; `is_reused` when the connection had been there before the request.
+    /// What it leaves to do; `is_reused` when the connection had been there before the request, and over
+    /// HTTP/1 brought nothing since.
     pub(super) const fn remedy(self, is_reused: bool) -> Remedy {
         match self {
             Self::Crowded | Self::Unprocessed => Remedy::Resend,
