@@ -28,10 +28,7 @@ pub(super) struct Body {
 impl Body {
     /// The body behind a head that hyper has read, with what hyper made of the head.
     pub(super) fn new(gate: Gate, head: &Parts, incoming: &Incoming) -> Self {
-        let framing = framing(head, incoming);
-        // What comes behind the end was not asked for, and would be taken for the next answer.
-        let has_more = framing.is_over() && gate.has_more();
-        Self { gate, framing, is_kept: keeps_alive(head) && !has_more }
+        Self { gate, framing: framing(head, incoming), is_kept: keeps_alive(head) }
     }
 
     /// Whether no piece is to be expected.

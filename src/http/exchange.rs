@@ -93,3 +93,61 @@ async fn exchange(io: Tapped, request: Request<Full<Bytes>>) -> Result<(Head, Bo
 
 /// hyper and the gate do not agree where a head ends.
 const UNCLEAR: &str = "the head of the response has no clear end";
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::Arc;
+    use std::task::Context;
+
+    use futures_lite::AsyncWrite;
+    use futures_lite::future::block_on;
+
+    use super::super::tap::Tap;
+    use super::*;
+
+    /// A peer that has closed, or closes when it has the request.
+    struct Closing {
+        is_closed: bool,
+    }
+
+    impl futures_lite::AsyncRead for Closing {
+        fn poll_read(
+            self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+            _: &mut [u8],
+        ) -> Poll<io::Result<usize>> {
+            context.waker().wake_by_ref();
+            if self.is_closed { Poll::Ready(Ok(0)) } else { Poll::Pending }
+        }
+    }
+
+    impl AsyncWrite for Closing {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            source: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            self.is_closed = true;
+            Poll::Ready(Ok(source.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[test]
+    fn a_request_is_unsent_only_if_nothing_of_it_was_written() {
+        for is_closed in [true, false] {
+            let io = Tapped::new(Box::new(Closing { is_closed }), Arc::new(Tap::default()));
+            let request = Request::new(Full::new(Bytes::from_static(b"question")));
+            let no_head = block_on(exchange(io, request)).map(drop).unwrap_err();
+            assert_eq!(no_head.is_unsent, is_closed, "{no_head:?}");
+        }
+    }
+}

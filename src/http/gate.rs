@@ -43,11 +43,6 @@ impl Gate {
         (gate, has_head)
     }
 
-    /// Whether more came than the head.
-    pub(super) fn has_more(&self) -> bool {
-        !self.ahead.is_empty()
-    }
-
     /// Ready with the number of bytes that came behind the head; 0 when the peer has closed. Sends
     /// what is left of the request meanwhile: it is the peer's business to answer before it has it.
     pub(super) fn poll_body(
@@ -71,7 +66,8 @@ impl Gate {
         Poll::Ready(Ok(count))
     }
 
-    /// The connection once its answer is over, if it is ready for another request.
+    /// The connection once its answer is over, if it is ready for another request: what came behind the
+    /// answer was not asked for, and would be taken for the next one.
     pub(super) fn into_idle(self) -> Option<Tapped> {
         (self.is_sent && self.ahead.is_empty()).then_some(self.io)
     }

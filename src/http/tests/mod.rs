@@ -1,5 +1,6 @@
 //! The client against servers on threads, over loopback.
 
+mod bodies;
 mod cancel;
 mod connect;
 mod http1;
