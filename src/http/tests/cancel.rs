@@ -17,6 +17,7 @@ use super::http2::Peer;
 use super::server::{Server, Stream, authority, read_request, tls};
 use super::{Options, ask, endpoint, get, options, read, run, until_connections};
 use crate::http::{Client, Endpoint};
+use crate::sync::{Ordering, TallyU64};
 
 /// Answers in pieces, each of them a little later, so that a cancel meets every phase.
 fn dawdle(mut stream: impl Stream, number: u64) -> std::io::Result<()> {
@@ -152,9 +153,12 @@ fn a_cancel_in_each_phase_is_seen_by_the_server_at_once() {
     for phase in phases {
         let (closed, seen) = std::sync::mpsc::channel();
         let closed = std::sync::Mutex::new(closed);
+        let begun = Arc::new(TallyU64::new(0));
+        let begun_there = Arc::clone(&begun);
         let server = Server::start(move |mut stream, _| {
             read_request(&mut stream)?;
             stream.write_all(phase)?;
+            begun_there.fetch_add(1, Ordering::Relaxed);
             let _ = stream.read(&mut [0]);
             closed.lock().unwrap().send(Instant::now()).unwrap();
             Ok(())
@@ -163,9 +167,19 @@ fn a_cancel_in_each_phase_is_seen_by_the_server_at_once() {
             let client = Arc::new(Client::new(short_idle()).unwrap());
             let endpoint = endpoint(&server.url());
             let mut worst = Duration::ZERO;
-            for _ in 0..10 {
+            for round in 1..=10 {
                 let whole = async { drop(ask(&client, &endpoint, get("/")).await) };
-                or(whole, sleep(Duration::from_millis(10))).await;
+                // On a busy machine the server may need longer than any fixed time to get there.
+                let in_phase = async {
+                    for _ in 0..5_000 {
+                        if begun.load(Ordering::Relaxed) == round {
+                            break;
+                        }
+                        sleep(Duration::from_millis(1)).await;
+                    }
+                    sleep(Duration::from_millis(10)).await;
+                };
+                or(whole, in_phase).await;
                 let dropped = Instant::now();
                 until_connections(&client, 0).await;
                 let at = seen.recv_timeout(Duration::from_secs(5)).unwrap();
