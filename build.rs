@@ -4,11 +4,14 @@ use std::env;
 use std::path::Path;
 
 fn main() {
-    println!("cargo::rerun-if-changed=serving.ld");
+    // Asked when this runs, and watched as a whole path: a `target` that was moved or copied would keep
+    // the old one otherwise.
+    let folder = env::var_os("CARGO_MANIFEST_DIR").unwrap_or_default();
+    let script = Path::new(&folder).join("serving.ld");
+    println!("cargo::rerun-if-changed={}", script.display());
     let target_env = env::var("CARGO_CFG_TARGET_ENV").unwrap_or_default();
     let target_os = env::var("CARGO_CFG_TARGET_OS").unwrap_or_default();
     if target_os == "linux" && target_env == "gnu" {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("serving.ld");
         println!("cargo::rustc-link-arg-bin=annulus=-Wl,-T,{}", script.display());
     }
 }
