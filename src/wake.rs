@@ -16,13 +16,18 @@ use crate::region::Doorbell;
 use crate::ring::ParkFlag;
 #[cfg(annulus_loom)]
 pub use crate::stand_in::{WorkerDoorbell, WorkerWaker};
-use crate::sync::AtomicU64;
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
-/// Wakes one data shard.
+/// In place of a core: the shard is on its own.
+const NOWHERE: u32 = u32::MAX;
+
+/// Wakes one data shard, and tells where that happens.
 #[derive(Debug)]
 pub struct ShardWaker {
     parked: AtomicU64,
     doorbell: Doorbell,
+    /// A hint, which orders nothing.
+    beside: AtomicU32,
 }
 
 impl ShardWaker {
@@ -32,7 +37,11 @@ impl ShardWaker {
     ///
     /// The system's, when no descriptor is left.
     pub fn new() -> io::Result<Self> {
-        Ok(Self { parked: AtomicU64::new(0), doorbell: Doorbell::new()? })
+        Ok(Self {
+            parked: AtomicU64::new(0),
+            doorbell: Doorbell::new()?,
+            beside: AtomicU32::new(NOWHERE),
+        })
     }
 
     /// The shard's flag: armed before it looks at everything once more and sleeps.
@@ -48,6 +57,18 @@ impl ShardWaker {
         if self.parked().take() {
             self.doorbell.ring();
         }
+    }
+
+    /// The shard sits on this core of its client from now on, or on its own.
+    pub fn sit_beside(&self, core: Option<u32>) {
+        self.beside.store(core.unwrap_or(NOWHERE), Ordering::Relaxed);
+    }
+
+    /// The core of the client beside which the shard sits: where both would be in the way of each
+    /// other thread, and it in theirs.
+    #[must_use]
+    pub fn beside(&self) -> Option<u32> {
+        Some(self.beside.load(Ordering::Relaxed)).filter(|core| *core != NOWHERE)
     }
 
     /// What the shard polls.

@@ -1,5 +1,6 @@
 //! A shard waits on the core of the one client that it serves, and takes its own core back when the
-//! two have something to do at the same time. Seen from outside: where its thread may run.
+//! two have something to do at the same time; a worker with a crowd of requests leaves that core to
+//! them. Seen from outside: where their threads may run.
 #![cfg(all(feature = "server", feature = "client"))]
 
 use std::fs;
@@ -11,8 +12,8 @@ use std::time::{Duration, Instant};
 use annulus::client::{ConnectOptions, Connection, WaitPolicy};
 use annulus::config::{Config, Sources};
 use annulus::paths::Places;
-use annulus::{IpcServer, MessageType, RunningServer};
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use annulus::{AsyncRequest, AsyncResponder, IpcServer, MessageType, RunningServer};
+use rustix::thread::{CpuSet, Pid, sched_getaffinity, sched_setaffinity};
 
 /// Two servers that start at once would not know whose threads are whose.
 static ALONE: Mutex<()> = Mutex::new(());
@@ -20,10 +21,15 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Long enough for both sides to park, even on a busy machine, most of the time.
 const PAUSE: Duration = Duration::from_millis(3);
 
-/// The threads of a server's only shard: its own, and one of its executor's, which never moves.
+/// Requests of this type are answered only by their cancellation.
+const HOLD: MessageType = MessageType::user(0);
+
+/// The threads of a server's only shard: its own, and one of its executor's, which never moves; and
+/// those of its worker, likewise.
 struct Shard {
     tasks: Vec<PathBuf>,
     home: usize,
+    workers: Vec<PathBuf>,
 }
 
 impl Shard {
@@ -34,6 +40,15 @@ impl Shard {
             _ => None,
         };
         self.tasks.iter().find_map(away).unwrap_or(self.home)
+    }
+
+    /// True when the worker keeps off this core.
+    fn worker_avoids(&self, core: usize) -> bool {
+        let avoids = |task: &PathBuf| {
+            let id = task.file_name().unwrap().to_str().unwrap().parse().unwrap();
+            !sched_getaffinity(Pid::from_raw(id)).unwrap().is_set(core)
+        };
+        self.workers.iter().any(avoids)
     }
 }
 
@@ -52,15 +67,20 @@ fn serve(directory: &Path, home: usize, follow_client: bool) -> (RunningServer, 
     };
     let before = threads();
     let config = Config::load(&sources).unwrap();
-    let server = IpcServer::builder().config(config).start().unwrap();
-    let mut tasks = threads();
-    tasks.retain(|task| {
-        let name = fs::read_to_string(task.join("comm")).unwrap_or_default();
-        // The executor adds its number, and the kernel cuts the name.
-        name.starts_with("annulus-shard0") && !before.contains(task)
-    });
-    assert!(!tasks.is_empty(), "no thread of the shard");
-    (server, Shard { tasks, home })
+    let hold = async |_: AsyncRequest, _: AsyncResponder| std::future::pending().await;
+    let server = IpcServer::builder().config(config).register_async_handler(HOLD, hold).start();
+    let tasks = |name: &str| {
+        let mut tasks = threads();
+        tasks.retain(|task| {
+            let comm = fs::read_to_string(task.join("comm")).unwrap_or_default();
+            // The executor adds its number, and the kernel cuts the name.
+            comm.starts_with(name) && !before.contains(task)
+        });
+        assert!(!tasks.is_empty(), "no thread {name}");
+        tasks
+    };
+    let shard = Shard { tasks: tasks("annulus-shard0"), home, workers: tasks("annulus-worker") };
+    (server.unwrap(), shard)
 }
 
 fn threads() -> Vec<PathBuf> {
@@ -169,5 +189,39 @@ fn a_client_that_never_parks_is_not_followed_nor_is_anybody_where_it_is_switched
                 assert!(!cold_calls(&mut client, &shard, client_core, patience));
             });
         });
+    }
+}
+
+#[test]
+fn a_worker_with_a_crowd_of_requests_leaves_the_core_to_the_shard_and_its_client() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some((home, client_core)) = two_cores() else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let (server, shard) = serve(directory.path(), home, true);
+    pin(client_core);
+    let mut client = connect(&server, WaitPolicy::default());
+    assert!(cold_calls(&mut client, &shard, client_core, PATIENCE), "the shard never came");
+    assert!(!shard.worker_avoids(client_core), "it leaves, but has nothing to do");
+
+    let mut others = connect(&server, WaitPolicy::PARK);
+    for _ in 0..40 {
+        others.try_send(HOLD, b"").unwrap();
+    }
+    others.notify();
+    let deadline = Instant::now() + PATIENCE;
+    while !shard.worker_avoids(client_core) {
+        assert!(Instant::now() < deadline, "the worker never left");
+        cold_call(&mut client);
+    }
+    // Hot, the shard is on its own core again, and the worker may run where it likes.
+    while shard.worker_avoids(client_core) {
+        assert!(Instant::now() < deadline, "the worker stays away from a core that nobody needs");
+        hot_calls(&mut client, &shard, home);
+    }
+    assert!(cold_calls(&mut client, &shard, client_core, PATIENCE), "the shard never came");
+    drop(others);
+    while shard.worker_avoids(client_core) {
+        assert!(Instant::now() < deadline, "the worker never came back");
+        thread::sleep(PAUSE);
     }
 }

@@ -62,6 +62,14 @@ impl WorkerEnd {
         self.shared.worker_parked().disarm();
     }
 
+    /// The core on which the shard sits with its client; see [`ShardWaker::beside`].
+    ///
+    /// [`ShardWaker::beside`]: crate::wake::ShardWaker::beside
+    #[must_use]
+    pub fn shard_beside(&self) -> Option<u32> {
+        self.shared.shard.beside()
+    }
+
     /// True when a job waits.
     #[must_use]
     pub fn has_job(&self) -> bool {

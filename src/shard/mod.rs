@@ -194,7 +194,7 @@ impl DataShard {
                         && self.place.beside().is_some()
                         && self.place.busy(rings, asking, now)
                     {
-                        self.table.sit_beside(None);
+                        self.sit_beside(None);
                     }
                 }
                 Turn::Polling => {
@@ -246,7 +246,7 @@ impl DataShard {
     /// Sleeps until a doorbell, a hang-up, mail, news or a deadline.
     fn park(&mut self, now: Timestamp) {
         if self.place.park(self.table.take_company(), now) {
-            self.table.sit_beside(self.place.beside());
+            self.sit_beside(self.place.beside());
         }
         if self.has_idle_pages() && now >= self.give_back_after {
             self.pool.give_back_pages();
@@ -272,6 +272,13 @@ impl DataShard {
         let timeout = until.map(|until| Duration::from_nanos(until.since(now)));
         self.uring.wait(timeout);
         waker.parked().disarm();
+    }
+
+    /// The place has changed.
+    #[cold]
+    fn sit_beside(&mut self, core: Option<u32>) {
+        self.table.sit_beside(core);
+        self.shared.waker.sit_beside(core);
     }
 
     fn has_idle_pages(&self) -> bool {

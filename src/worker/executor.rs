@@ -11,6 +11,7 @@ use std::os::fd::{FromRawFd, IntoRawFd};
 use futures_lite::AsyncReadExt;
 use glommio::net::UnixStream;
 pub(super) use glommio::timer::sleep;
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use crate::wake::WorkerDoorbell;
 
@@ -39,5 +40,32 @@ impl Doorbell {
     pub(super) async fn rung(&mut self) -> io::Result<bool> {
         let mut rings = [0; 64];
         Ok(self.socket.read(&mut rings).await? > 0)
+    }
+}
+
+/// Which cores this thread may run on.
+pub(super) struct Cores(CpuSet);
+
+impl Cores {
+    /// Those that it may run on now.
+    ///
+    /// # Errors
+    ///
+    /// The system's, when it does not say.
+    pub(super) fn of_this_thread() -> io::Result<Self> {
+        Ok(Self(sched_getaffinity(None)?))
+    }
+
+    /// Has this thread run on all of them but these, where that leaves any.
+    pub(super) fn run_on_all_but(&self, taken: impl Iterator<Item = u32>) {
+        let mut left = self.0;
+        for core in taken.map(|core| core as usize).filter(|core| *core < CpuSet::MAX_CPU) {
+            left.unset(core);
+        }
+        if left.count() == 0 {
+            left = self.0;
+        }
+        // A refusal is the system's affair: then it has taken the cores away, and places the thread.
+        let _ = sched_setaffinity(None, &left);
     }
 }

@@ -7,6 +7,7 @@
 //! The invariant to remember: a request gets exactly one last frame, because one task sends it, on
 //! one thread, and only if nothing was sent before.
 
+mod crowd;
 #[cfg(not(annulus_loom))]
 mod executor;
 mod handler;
@@ -24,6 +25,7 @@ use std::time::Duration;
 
 use futures_lite::future;
 
+use self::crowd::Crowd;
 #[cfg(annulus_loom)]
 use self::model as executor;
 use self::session::{LinkState, Sessions};
@@ -75,7 +77,8 @@ pub(crate) async fn run(options: WorkerOptions) -> io::Result<()> {
         links.into_iter().map(|end| Rc::new(LinkState::new(end))).collect();
     let mut sessions: Vec<Sessions> =
         links.iter().map(|link| Sessions::new(Rc::clone(link))).collect();
-    let server = Rc::new(Server { handlers, codecs, request_timeout });
+    let crowd = Crowd::new(links.clone());
+    let server = Rc::new(Server { handlers, codecs, request_timeout, crowd });
     // Bounded by the daemon's life; each round ends in a sleep or in a job.
     while !stop.stopping.load(Ordering::Acquire) {
         for (link, sessions) in links.iter().zip(&mut sessions) {
@@ -106,6 +109,7 @@ struct Server {
     handlers: HashMap<MessageType, Arc<dyn AsyncHandler>>,
     codecs: Arc<[Arc<dyn Codec>]>,
     request_timeout: Option<Duration>,
+    crowd: Rc<Crowd>,
 }
 
 fn dispatch(job: Job, sessions: &mut Sessions, server: &Rc<Server>) {
@@ -124,11 +128,13 @@ fn dispatch(job: Job, sessions: &mut Sessions, server: &Rc<Server>) {
             let request = AsyncRequest::new(header, payload, Arc::clone(codec), connection_id);
             let responder = AsyncResponder::new(Rc::clone(&session), Rc::clone(&ticket), header);
             let server = Rc::clone(server);
+            let member = server.crowd.join();
             executor::spawn(async move {
                 let outcome = server.serve(request, responder.clone()).await;
                 // The handler's future is gone by now, and what it held upstream with it.
                 responder.finish(outcome).await;
                 session.retire(header.request_id, &ticket);
+                drop(member);
             });
         }
     }

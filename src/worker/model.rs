@@ -155,6 +155,17 @@ impl Doorbell {
     }
 }
 
+/// Models have no cores.
+pub(super) struct Cores;
+
+impl Cores {
+    pub(super) fn of_this_thread() -> io::Result<Self> {
+        Ok(Self)
+    }
+
+    pub(super) fn run_on_all_but(&self, _taken: impl Iterator<Item = u32>) {}
+}
+
 /// A worker executor that has not started.
 pub struct Worker(WorkerOptions);
 

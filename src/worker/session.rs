@@ -48,6 +48,10 @@ impl LinkState {
         self.end.borrow().has_job()
     }
 
+    pub(super) fn shard_beside(&self) -> Option<u32> {
+        self.end.borrow().shard_beside()
+    }
+
     pub(super) fn arm(&self) {
         self.end.borrow().arm();
     }
