@@ -59,9 +59,10 @@ pub enum IpcError {
     #[error("the request was cancelled")]
     Cancelled,
     /// A limit of the daemon is reached.
-    #[error("the daemon is busy: try again in {} ms", .retry_after.as_millis())]
+    #[error("the daemon is busy: try again {}", when(*.retry_after))]
     Busy {
-        /// When another try makes sense.
+        /// When another try makes sense; zero: as soon as one of the connection's requests, of which
+        /// it has as many unanswered as it may, is answered.
         retry_after: Duration,
     },
     /// The request does not decode or asks for what cannot be.
@@ -111,6 +112,19 @@ fn reason_suffix(fault: &Option<&'static str>) -> String {
     fault.map(|name| format!(" ({name})")).unwrap_or_default()
 }
 
+/// What to wait for before another try.
+fn when(retry_after: Duration) -> String {
+    if retry_after.is_zero() {
+        return "when one of the requests in flight is answered".to_owned();
+    }
+    format!("in {}", in_milliseconds(retry_after))
+}
+
+/// Rounded up, so that nobody comes too early.
+fn in_milliseconds(duration: Duration) -> String {
+    format!("{} ms", duration.as_nanos().div_ceil(1_000_000))
+}
+
 impl IpcError {
     /// An [`IpcError::Io`] in the making: `.map_err(IpcError::io("bind", path))`.
     pub fn io<E: Into<io::Error>>(
@@ -151,10 +165,7 @@ impl IpcError {
             Self::InvalidRequest { detail }
             | Self::Internal { detail }
             | Self::ProviderFailed { detail } => detail.clone(),
-            // Rounded up, so that nobody comes too early.
-            Self::Busy { retry_after } => {
-                format!("{} ms", retry_after.as_nanos().div_ceil(1_000_000))
-            }
+            Self::Busy { retry_after } => in_milliseconds(*retry_after),
             _ => self.to_string(),
         }
     }
@@ -229,6 +240,16 @@ mod tests {
             let error = IpcError::from_answer(status, b"", Duration::ZERO).unwrap();
             assert_eq!(error.status(), status);
         }
+    }
+
+    #[test]
+    fn busy_says_what_to_wait_for() {
+        let text = |retry_after| IpcError::Busy { retry_after }.to_string();
+        assert_eq!(text(Duration::from_millis(20)), "the daemon is busy: try again in 20 ms");
+        assert_eq!(
+            text(Duration::ZERO),
+            "the daemon is busy: try again when one of the requests in flight is answered"
+        );
     }
 
     #[test]
