@@ -34,6 +34,7 @@ const TARGETS: &[(&str, Entry)] = &[
     ("ring", entries::ring),
     ("codec", entries::codec),
     ("config", entries::config),
+    ("framing", entries::framing),
     ("decode_openai", entries::decode_openai),
     ("decode_anthropic", entries::decode_anthropic),
     ("decode_gemini", entries::decode_gemini),
@@ -179,6 +180,7 @@ fn written(target: &str) -> Vec<(&'static str, Vec<u8>)> {
             ("keys_in_the_file", b"[providers.openai]\nkeys = [\"sk-123\"]\nkey = 1\n".into()),
             ("deep", [&b"a = "[..], &b"[".repeat(200)].concat()),
         ],
+        "framing" => framing_seeds(),
         other => panic!("no target {other}"),
     }
 }
@@ -238,6 +240,33 @@ fn laps() -> Vec<u8> {
 /// Two honest frames with `write` between them.
 fn hostile(write: &[u8]) -> Vec<u8> {
     [&[0, 0, 8, 0][..], write, &[2, 0, 40, 0, 2, 2]].concat()
+}
+
+fn framing_seeds() -> Vec<(&'static str, Vec<u8>)> {
+    // The number is the kind, as the target has it.
+    let of = |kind: u8, length: u64, input: &[u8]| {
+        [&[kind][..], &length.to_le_bytes(), &in_pieces(input)].concat()
+    };
+    let chunked = |input: &[u8]| of(2, 0, input);
+    vec![
+        ("empty", chunked(b"")),
+        ("length", of(0, 11, b"hello worldHTTP/1.1 200 OK\r\n")),
+        ("length_of_nothing", of(0, 0, b"HTTP/1.1 204 No\r\n")),
+        ("length_beyond", of(0, u64::MAX, b"hello")),
+        ("until_close", of(1, 5, b"hello world")),
+        ("chunks", chunked(b"5\r\nhello\r\n0B\r\n beautiful \r\n6\r\nworld!\r\n0\r\n\r\nHTTP")),
+        ("extensions", chunked(b"5 \t;a=\"b;\"\r\nhello\r\n1;\r\n!\r\n000 ;z\r\n\r\n")),
+        ("trailers", chunked(b"1\r\nx\r\n0\r\nX-Trailer: t\r\n: \r\n folded\r\n\r\n0\r\n\r\n")),
+        ("huge_chunk", chunked(b"ffffFFFFffffFFFF\r\nhello")),
+        ("too_many_digits", chunked(b"00000000000000005\r\nhello\r\n0\r\n\r\n")),
+        ("no_number", chunked(b"0x5\r\nhello")),
+        ("lone_line_feeds", chunked(b"5;a\nhello\n0\n\n")),
+        ("longer_than_it_says", chunked(b"5\r\nhello!\r\n0\r\n\r\n")),
+        // 65,534 bytes of an extension, two before them and one behind.
+        ("additions_at_the_bound", chunked(b"1 ;\xFE\xFE\xFFx\r\na\r\n0\r\n\r\nHTTP")),
+        ("additions_beyond", chunked(b"1;\xFE\xFE\xFFx\r\na\r\n0\r\nX:\r\n\r\n")),
+        ("many_chunks", chunked(&b"1\r\nx\r\n".repeat(100))),
+    ]
 }
 
 fn codec_seeds() -> Vec<(&'static str, Vec<u8>)> {

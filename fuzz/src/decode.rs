@@ -3,6 +3,8 @@
 use annulus::dialect::{Decoder, Dialect, Failure, ROWS, Row};
 use annulus::protocol::{AIRequest, Message, MessageRole, StreamEvent};
 
+use super::pieces::{read_splits, split};
+
 /// Bytes of a provider's words that a failure keeps.
 const DETAIL_SIZE_MAX: usize = 4 << 10;
 /// How much larger than a body what comes out of it may be: written again, `1e15` has 18 digits, and
@@ -40,22 +42,14 @@ pub fn decode_cohere(bytes: &[u8]) {
     decode(Dialect::Cohere, bytes);
 }
 
-/// A script: how many splits (up to 15), 2 bytes for each, the body.
+/// A script: the splits, the body.
 fn decode(dialect: Dialect, bytes: &[u8]) {
-    let Some((count, rest)) = bytes.split_first() else { return };
-    let Some((splits, body)) = rest.split_at_checked(usize::from(count % 16) * 2) else { return };
-    let place = |split: &[u8]| usize::from(split[0]) | usize::from(split[1]) << 8;
-    let mut places: Vec<usize> =
-        splits.chunks(2).map(|split| place(split) % (body.len() + 1)).collect();
-    places.extend([0, body.len()]);
-    places.sort_unstable();
-
+    let Some((splits, body)) = read_splits(bytes) else { return };
     // Of a dialect without a row yet the decoder is tested all the same.
     let of_dialect = ROWS.iter().find(|row| row.dialect == dialect);
     let row = Row { dialect, ..*of_dialect.unwrap_or(&ROWS[0]) };
     let whole = run(&row, [body].into_iter());
-    let pieces = places.windows(2).map(|pair| &body[pair[0]..pair[1]]);
-    assert_eq!(run(&row, pieces), whole, "the split of the body shows");
+    assert_eq!(run(&row, split(body, splits)), whole, "the split of the body shows");
     assert_plausible(&whole, body.len());
 }
 

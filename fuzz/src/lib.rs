@@ -5,9 +5,12 @@
 //! Every entry takes any bytes; a panic or a hang is a bug in annulus.
 
 mod decode;
+mod framing;
+mod pieces;
 mod ring;
 
 pub use decode::*;
+pub use framing::framing;
 pub use ring::ring;
 
 use annulus::config::{Config, Sources};

@@ -5,7 +5,7 @@
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::header::{CONNECTION, TRANSFER_ENCODING};
+use http::header::{CONNECTION, CONTENT_LENGTH, HeaderValue, TRANSFER_ENCODING};
 use http::response::Parts;
 use http::{StatusCode, Version};
 use hyper::body::{Body as _, Incoming};
@@ -28,7 +28,8 @@ pub(super) struct Body {
 impl Body {
     /// The body behind a head that hyper has read, with what hyper made of the head.
     pub(super) fn new(gate: Gate, head: &Parts, incoming: &Incoming) -> Self {
-        Self { gate, framing: framing(head, incoming), is_kept: keeps_alive(head) }
+        let is_kept = keeps_alive(head) && is_unmistakable(head);
+        Self { gate, framing: framing(head, incoming), is_kept }
     }
 
     /// Whether no piece is to be expected.
@@ -82,7 +83,6 @@ impl Body {
 /// leaves it open is an error there.
 fn framing(head: &Parts, incoming: &Incoming) -> Framing {
     match incoming.size_hint().exact() {
-        _ if incoming.is_end_stream() => Framing::Length(0),
         Some(size) => Framing::Length(size),
         None if is_chunked(head) => Framing::chunked(),
         None => Framing::UntilClose,
@@ -97,11 +97,26 @@ fn is_chunked(head: &Parts) -> bool {
     last.trim().eq_ignore_ascii_case("chunked")
 }
 
+/// Whether the head says one thing about the body's end. Where it says two, we take what the standard
+/// takes; but somebody between the server and us may have taken the other, and what comes behind the
+/// body is then no answer (RFC 9112 §6.3).
+fn is_unmistakable(head: &Parts) -> bool {
+    let is_chunked = head.headers.contains_key(TRANSFER_ENCODING);
+    let mut lengths = head.headers.get_all(CONTENT_LENGTH).iter();
+    match head.status {
+        // It may say neither (RFC 9110 §8.6, RFC 9112 §6.1); that there is nothing is what we think, too.
+        StatusCode::NO_CONTENT => !is_chunked && lengths.all(|length| length == "0"),
+        _ => !is_chunked || lengths.next().is_none(),
+    }
+}
+
 /// Whether the server lets its connection be used again (RFC 9112 §9.3).
 fn keeps_alive(head: &Parts) -> bool {
     let says = |word: &str| {
-        let lists = head.headers.get_all(CONNECTION).iter().filter_map(|list| list.to_str().ok());
-        lists.flat_map(|list| list.split(',')).any(|it| it.trim().eq_ignore_ascii_case(word))
+        // As bytes: what is no ASCII beside a word does not hide it.
+        let lists = head.headers.get_all(CONNECTION).iter().map(HeaderValue::as_bytes);
+        let mut words = lists.flat_map(|list| list.split(|byte| *byte == b','));
+        words.any(|it| it.trim_ascii().eq_ignore_ascii_case(word.as_bytes()))
     };
     // Behind a switch of protocols it is no longer HTTP.
     head.status != StatusCode::SWITCHING_PROTOCOLS
@@ -111,7 +126,105 @@ fn keeps_alive(head: &Parts) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::VecDeque;
+    use std::future::poll_fn;
+    use std::io;
+    use std::pin::Pin;
+    use std::sync::Arc;
+
+    use futures_lite::future::block_on;
+    use futures_lite::{AsyncRead, AsyncWrite};
+
+    use super::super::tap::Tap;
     use super::*;
+
+    /// A peer that sends this, one after the other: nothing is its end, and `None` is an error.
+    struct Sent(VecDeque<Option<Vec<u8>>>);
+
+    impl AsyncRead for Sent {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            target: &mut [u8],
+        ) -> Poll<io::Result<usize>> {
+            Poll::Ready(match self.0.pop_front().expect("nobody reads on") {
+                Some(bytes) => {
+                    target[..bytes.len()].copy_from_slice(&bytes);
+                    Ok(bytes.len())
+                }
+                None => Err(io::ErrorKind::ConnectionReset.into()),
+            })
+        }
+    }
+
+    impl AsyncWrite for Sent {
+        fn poll_write(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            _: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            panic!("there is nothing to write");
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    /// What comes of a body of which the peer sends this: all of it or what it breaks off with, and
+    /// whether the connection is kept.
+    fn read(framing: Framing, sent: &[Option<&[u8]>]) -> (Result<Vec<u8>, String>, bool) {
+        let sent = Sent(sent.iter().map(|bytes| bytes.map(<[u8]>::to_vec)).collect());
+        let io = Tapped::new(Box::new(sent), Arc::new(Tap::default()));
+        let mut body = Body { gate: Gate::new(io).0, framing, is_kept: true };
+        let mut whole = Vec::new();
+        // Each round reads what was sent, and there is no more.
+        loop {
+            match block_on(poll_fn(|context| body.poll_piece(context))) {
+                Ok(Piece { data, is_last }) => {
+                    assert!(is_last || !data.is_empty(), "only the last piece may be empty");
+                    whole.extend_from_slice(&data);
+                    if is_last {
+                        return (Ok(whole), body.into_idle().is_some());
+                    }
+                }
+                Err(said) => return (Err(said), body.into_idle().is_some()),
+            }
+        }
+    }
+
+    #[test]
+    fn a_body_ends_with_its_last_byte_and_keeps_its_connection_if_nothing_else_came() {
+        let hello = || Ok(b"hello".to_vec());
+        let early = || Err(CLOSED_EARLY.to_owned());
+        let broken = || Err(io::Error::from(io::ErrorKind::ConnectionReset).to_string());
+        let length = Framing::Length(5);
+        let chunked = Framing::chunked();
+        let (close, error): (Option<&[u8]>, Option<&[u8]>) = (Some(b""), None);
+        let full = [b'x'; READ_SIZE];
+        for (framing, sent, outcome) in [
+            (&length, &[Some(&b"hel"[..]), Some(b"lo")][..], (hello(), true)),
+            (&length, &[Some(b"hel"), Some(b"lo!")], (hello(), false)),
+            (&length, &[Some(b"hel"), close], (early(), false)),
+            (&length, &[Some(b"hel"), error], (broken(), false)),
+            (&chunked, &[Some(b"5\r\nhello\r"), Some(b"\n0\r\n\r\n")], (hello(), true)),
+            (&chunked, &[Some(b"5"), Some(b"\r\nhello\r\n0\r\n\r\nH")], (hello(), false)),
+            (&chunked, &[Some(b"5\r\nhello\r\n"), close], (early(), false)),
+            (&chunked, &[Some(b"5\r\nhello\r\n0\r\n"), close], (early(), false)),
+            (&chunked, &[Some(b"5\r\nhello\r\n"), error], (broken(), false)),
+            (&Framing::UntilClose, &[Some(b"hel"), Some(b"lo"), close], (hello(), false)),
+            (&Framing::UntilClose, &[Some(b"hel"), error], (broken(), false)),
+            (&Framing::Length(READ_SIZE as u64), &[Some(&full)], (Ok(full.to_vec()), true)),
+        ] {
+            assert_eq!(read(framing.clone(), sent), outcome, "{framing:?} {sent:?}");
+        }
+        let (outcome, is_kept) = read(chunked, &[Some(b"5\r\nhello!\r\n")]);
+        assert!(outcome.unwrap_err().contains("chunk") && !is_kept);
+    }
 
     fn head(version: Version, name: &'static str, values: &[&'static str]) -> Parts {
         let response = http::Response::builder().version(version);
@@ -130,6 +243,7 @@ mod tests {
             (Version::HTTP_10, &[], false),
             (Version::HTTP_10, &["Keep-Alive"], true),
             (Version::HTTP_10, &["keep-alive, close"], false),
+            (Version::HTTP_11, &["\u{e9}, close"], false),
         ] {
             let head = head(version, "connection", connection);
             assert_eq!(keeps_alive(&head), kept, "{version:?} {connection:?}");

@@ -222,11 +222,49 @@ fn wake(waker: Option<Waker>) {
 
 #[cfg(test)]
 mod tests {
-    use std::pin::pin;
+    use std::future::Future;
+    use std::pin::{Pin, pin};
+    use std::task::Wake;
 
-    use futures_lite::future::{block_on, poll_once};
+    use futures_lite::future::poll_once;
 
     use super::*;
+    use crate::sync::{Ordering, TallyU64};
+
+    /// Somebody who waits, and counts how often it is woken.
+    #[derive(Default)]
+    struct Sleeper(TallyU64);
+
+    impl Wake for Sleeper {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    impl Sleeper {
+        fn poll<F: Future>(self: &Arc<Self>, future: &mut Pin<&mut F>) -> Poll<F::Output> {
+            future.as_mut().poll(&mut Context::from_waker(&Waker::from(Arc::clone(self))))
+        }
+
+        fn woken(&self) -> u64 {
+            self.0.load(Ordering::Relaxed)
+        }
+    }
+
+    /// Runs what needs nobody else. Where that waits and was not woken, it would wait for ever.
+    fn finish<T>(future: impl Future<Output = T>) -> T {
+        let sleeper = Arc::new(Sleeper::default());
+        let mut future = pin!(future);
+        let mut woken = 0;
+        // Each round has been woken for.
+        loop {
+            if let Poll::Ready(output) = sleeper.poll(&mut future) {
+                return output;
+            }
+            assert!(sleeper.woken() > woken, "it waits for ever");
+            woken = sleeper.woken();
+        }
+    }
 
     fn request() -> Request<Full<Bytes>> {
         Request::new(Full::default())
@@ -246,7 +284,7 @@ mod tests {
 
     #[test]
     fn a_request_is_answered_by_a_head_and_pieces_one_after_the_other() {
-        block_on(async {
+        finish(async {
             let (line, end) = Line::new();
             for _ in 0..2 {
                 let mut asking = pin!(line.ask(request()));
@@ -266,6 +304,8 @@ mod tests {
                     assert!(poll_once(&mut hasty).await.is_none());
                 }
                 end.send(piece("b", true)).await;
+                let next = poll_once(poll_fn(|context| end.poll_request(context)));
+                assert!(next.await.is_none(), "the last piece is still there");
                 assert_eq!(line.piece().await, piece("b", true));
             }
             assert!(!line.is_closed());
@@ -274,7 +314,7 @@ mod tests {
 
     #[test]
     fn what_was_sent_before_the_end_is_received_and_nothing_after_it() {
-        block_on(async {
+        finish(async {
             let (line, end) = Line::new();
             end.send(piece("a", true)).await;
             drop(end);
@@ -287,7 +327,7 @@ mod tests {
 
     #[test]
     fn who_waits_learns_of_the_end() {
-        block_on(async {
+        finish(async {
             let (line, end) = Line::new();
             let mut asking = pin!(line.ask(request()));
             assert!(poll_once(&mut asking).await.is_none());
@@ -298,7 +338,7 @@ mod tests {
 
     #[test]
     fn a_request_that_was_taken_may_have_been_sent() {
-        block_on(async {
+        finish(async {
             let (line, end) = Line::new();
             let mut asking = pin!(line.ask(request()));
             assert!(poll_once(&mut asking).await.is_none());
@@ -306,5 +346,41 @@ mod tests {
             drop(end);
             assert_eq!(asking.await.unwrap_err(), closed(false));
         });
+    }
+
+    #[test]
+    fn who_waits_is_woken_by_what_it_waits_for() {
+        let (line, end) = Line::new();
+        let [task, asker, former] = [(); 3].map(|()| Arc::new(Sleeper::default()));
+        let mut taking = pin!(poll_fn(|context| end.poll_request(context)));
+        let mut sending = pin!(end.send(piece("a", false)));
+        let mut asking = pin!(line.ask(request()));
+        let mut reading = pin!(line.piece());
+
+        assert!(task.poll(&mut taking).is_pending());
+        assert!(former.poll(&mut asking).is_pending());
+        assert_eq!(task.woken(), 1, "a request has come");
+        assert!(task.poll(&mut taking).is_ready());
+
+        // Whoever has waited last is who waits.
+        assert!(asker.poll(&mut asking).is_pending());
+        end.answer(Ok(head()));
+        assert_eq!((asker.woken(), former.woken()), (1, 0), "a head has come");
+
+        assert!(task.poll(&mut sending).is_pending());
+        assert!(asker.poll(&mut asking).is_ready());
+        assert_eq!(task.woken(), 2, "there is room for a piece");
+
+        assert!(asker.poll(&mut reading).is_pending());
+        assert!(task.poll(&mut sending).is_ready());
+        assert_eq!(asker.woken(), 2, "a piece has come");
+        assert!(asker.poll(&mut reading).is_ready());
+
+        let mut reading = pin!(line.piece());
+        assert!(asker.poll(&mut reading).is_pending());
+        drop(LineEnd(Arc::clone(&end.0)));
+        assert_eq!(asker.woken(), 3, "nothing will come");
+        assert!(asker.poll(&mut reading).is_ready());
+        assert_eq!((task.woken(), former.woken()), (2, 0), "nobody is woken for nothing");
     }
 }

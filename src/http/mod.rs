@@ -25,7 +25,8 @@ mod body;
 mod connect;
 mod endpoint;
 mod exchange;
-mod framing;
+#[doc(hidden)]
+pub mod framing;
 mod gate;
 mod host;
 mod line;

@@ -104,8 +104,14 @@ async fn next_piece(body: &mut Incoming) -> Result<Piece, String> {
             Ok(_) | Err(_) => {}
         }
     }
+    // A reset without an error is the end for hyper (RFC 9113 §8.1), whether the body was whole or not.
+    if !body.is_end_stream() {
+        return Err(RESET_EARLY.to_owned());
+    }
     Ok(Piece { data: Bytes::new(), is_last: true })
 }
+
+const RESET_EARLY: &str = "the stream was reset before its end";
 
 /// The same headers in memory of their own. hyper's are slices of what it first read, and one of them
 /// keeps all 8 KiB of that for as long as the response lasts.

@@ -122,7 +122,6 @@ impl Follow {
     pub(super) fn forget(&mut self, slot: u32) {
         if self.last.is_some_and(|(last, _)| last == slot) {
             self.last = None;
-            self.agreed = 0;
         }
     }
 

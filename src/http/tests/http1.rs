@@ -231,11 +231,28 @@ fn a_head_beyond_the_limits_is_a_failure() {
     });
     run(async move {
         let (client, endpoint) = (client(), endpoint(&server.url()));
-        for _ in 0..3 {
+        for reason in ["too large", "too large", "invalid HTTP"] {
             let failure = ask(&client, &endpoint, get("/")).await.unwrap_err();
             assert_eq!(failure.class, Class::Network, "{failure}");
+            assert!(failure.detail.contains(reason), "{failure}");
             until_connections(&client, 0).await;
         }
+    });
+}
+
+#[test]
+fn a_kept_connection_that_its_server_closes_is_closed() {
+    let server = Server::start(|mut stream, _| {
+        read_request(&mut stream)?;
+        stream.write_all(&response("200 OK", "x"))?;
+        thread::sleep(Duration::from_millis(50));
+        Ok(())
+    });
+    run(async move {
+        let (client, endpoint) = (client(), endpoint(&server.url()));
+        ask(&client, &endpoint, get("/")).await.unwrap();
+        // Long before its own time is over.
+        until_connections(&client, 0).await;
     });
 }
 

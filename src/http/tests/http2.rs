@@ -27,6 +27,7 @@ pub(super) const ACK: u8 = 1;
 pub(super) const END_HEADERS: u8 = 4;
 /// `:status: 200` in HPACK's static table.
 pub(super) const STATUS_200: &[u8] = &[0x88];
+const NO_ERROR: u32 = 0;
 const CANCEL: u32 = 8;
 const INTERNAL_ERROR: u32 = 2;
 
@@ -38,6 +39,8 @@ pub(super) struct Peer {
     pub(super) body: &'static [u8],
     /// Whether answers end.
     pub(super) is_endless: bool,
+    /// After so many frames of each body, of three, it is reset with this code.
+    pub(super) reset: Option<(usize, u32)>,
     /// Goes away, politely or not, instead of answering this request (from 1).
     pub(super) leaves_at: Option<(u32, Leaving)>,
     /// Where the error codes of resets go, and when they came.
@@ -60,6 +63,7 @@ impl Default for Peer {
             pause: Duration::ZERO,
             body: b"hello",
             is_endless: false,
+            reset: None,
             leaves_at: None,
             resets: Arc::default(),
         }
@@ -125,11 +129,19 @@ impl Peer {
     fn answer(&self, stream: &mut impl Write, id: u32) -> io::Result<()> {
         write_frame(stream, HEADERS, END_HEADERS, id, STATUS_200)?;
         let (first, last) = self.body.split_at(self.body.len() / 2);
-        write_frame(stream, DATA, 0, id, first)?;
-        if self.is_endless {
-            return Ok(());
+        let frames = [(first, 0), (b"", 0), (last, END_STREAM)];
+        for (count, (data, flags)) in (1..).zip(frames) {
+            if self.is_endless && flags == END_STREAM {
+                break;
+            }
+            write_frame(stream, DATA, flags, id, data)?;
+            if let Some((after, code)) = self.reset
+                && after == count
+            {
+                return write_frame(stream, RST_STREAM, 0, id, &code.to_be_bytes());
+            }
         }
-        write_frame(stream, DATA, END_STREAM, id, last)
+        Ok(())
     }
 }
 
@@ -226,6 +238,31 @@ fn a_response_that_is_dropped_resets_its_stream_and_leaves_the_connection() {
         }
         assert_eq!((server.accepted(), client.connections()), (1, 1));
     });
+}
+
+/// A server may reset the rest of a request without an error once it has answered (RFC 9113 §8.1), and
+/// not before.
+#[test]
+fn a_body_that_is_reset_before_its_end_is_a_failure_whatever_the_reason() {
+    for code in [NO_ERROR, INTERNAL_ERROR, CANCEL] {
+        for after in [1, 2, 3] {
+            let server =
+                Peer::start(move |_| Peer { reset: Some((after, code)), ..Peer::default() });
+            run(async move {
+                let client = client(100);
+                let endpoint = endpoint(&format!("https://{}", server.address));
+                let answer = ask(&client, &endpoint, post()).await;
+                if after == 3 {
+                    assert_eq!(answer, Ok((200, b"hello".to_vec())), "{code}");
+                } else {
+                    let failure = answer.unwrap_err();
+                    assert_eq!(failure.class, Class::Network, "{failure}");
+                    assert!(failure.detail.contains("broke off"), "{failure}");
+                }
+                assert_eq!(client.connections(), 1);
+            });
+        }
+    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 mod bodies;
 mod cancel;
 mod connect;
+mod hostile;
 mod http1;
 mod http2;
 mod measure;
