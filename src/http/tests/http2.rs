@@ -134,6 +134,10 @@ impl Peer {
             if self.is_endless && flags == END_STREAM {
                 break;
             }
+            // h2 takes few empty ones on one connection.
+            if data.is_empty() && self.reset.is_none() {
+                continue;
+            }
             write_frame(stream, DATA, flags, id, data)?;
             if let Some((after, code)) = self.reset
                 && after == count

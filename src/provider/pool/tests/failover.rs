@@ -49,6 +49,30 @@ fn every_failure_before_the_first_output_leads_to_the_next_provider() {
     }
 }
 
+/// The status says most of it: nobody waits for ever, or reads for ever, what it is explained with.
+#[test]
+fn a_refusal_without_an_end_leads_to_the_next_provider_too() {
+    let drip = [Act::Send("x".repeat(1 << 10)), Act::Wait(SECOND / 100)];
+    for (acts, patience) in [
+        (vec![Act::Send("no".into()), Act::Wait(1000 * SECOND)], 5 * SECOND),
+        (drip.into_iter().cycle().take(2000).collect(), SECOND),
+    ] {
+        let mut world = World::new();
+        let refusal = Reply { acts, ..Reply::refused(503) };
+        let [first] = world.provider("first", [vec![refusal]]);
+        world.provider("second", [vec![Reply::whole("good")]]);
+        world.route(&["first", "second"]);
+        let running = world.pool();
+        let before = running.time.now();
+        assert_eq!(whole(running.ask()), "good");
+        let took = running.time.now() - before;
+        assert!(took <= patience + SECOND / 50, "{took:?}");
+        assert_eq!(running.count("first", ProviderOutcome::Overloaded), 1);
+        assert_eq!((first.open_count(), first.read_count()), (0, 0));
+        running.assert_idle();
+    }
+}
+
 #[test]
 fn keep_alives_do_not_hold_the_first_output_timer_back() {
     let mut world = World::new();
