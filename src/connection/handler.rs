@@ -92,6 +92,7 @@ pub struct Responder<'r> {
 }
 
 impl<'r> Responder<'r> {
+    #[inline(always)]
     pub(super) fn new(
         producer: &'r mut Producer,
         ring: RingView<'r>,

@@ -75,7 +75,7 @@ impl<'m> RingView<'m> {
     }
 
     /// The same for words whose number a layout has vouched for; made anew at every visit.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn of_layout(words: &'m [AtomicU64], head: &'m AtomicU64) -> Self {
         debug_assert!(words.len().is_power_of_two());
         Self { words, head }
