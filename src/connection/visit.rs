@@ -113,6 +113,9 @@ impl Ends {
     ) -> Visit {
         let visit = self.take_frames(view, slot, shared, now, budget);
         self.responses.reveal(view.response_ring());
+        if visit == Visit::Busy {
+            self.requests.release_passed(view.request_ring());
+        }
         visit
     }
 
@@ -150,7 +153,7 @@ impl Ends {
                 Ok(Taken::Blocked(_)) => break,
                 Err(ending) => return Visit::End(ending),
             }
-            self.requests.release(ring, header);
+            self.requests.pass(header);
             let size = u64::from(header.payload_size());
             self.statistics.requests += 1;
             self.statistics.request_bytes += size;

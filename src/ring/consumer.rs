@@ -146,6 +146,21 @@ impl Consumer {
         self.advance(ring, header.into().span());
     }
 
+    /// Goes on to the next frame; the space of this one and of others before it goes back with
+    /// [`Consumer::release_passed`]. The producer looks at our head now and then, and each store after
+    /// that has to fetch its line first: one for a whole visit is enough.
+    #[inline(always)]
+    pub fn pass(&mut self, header: HeaderWords) {
+        self.head = self.head.plus(header.span());
+    }
+
+    /// Gives the space of all frames that were passed back to the producer.
+    #[inline(always)]
+    pub fn release_passed(&self, ring: RingView<'_>) {
+        // Frees the space; pairs with `Producer::look_at_head`.
+        ring.head.store(self.head.0, Release);
+    }
+
     /// In a run of frames, asks for one that is some frames further on, if all are as long as the one
     /// at the head, which has this `header`. The place of a frame is only known from the one before it,
     /// so without this each would wait for its lines in turn. Where there is no such frame, a line is
@@ -206,7 +221,6 @@ impl Consumer {
     #[inline]
     fn advance(&mut self, ring: RingView<'_>, span: u64) {
         self.head = self.head.plus(span);
-        // Frees the space; pairs with `Producer::look_at_head`.
-        ring.head.store(self.head.0, Release);
+        self.release_passed(ring);
     }
 }
