@@ -66,6 +66,26 @@ pub(crate) fn prefetch(word: &AtomicU64) {
     let _ = word;
 }
 
+/// As [`prefetch`], and takes the line from whoever has it, because it is to be written: a store would
+/// wait for that, and all stores behind it.
+///
+/// In assembly: for the plain x86-64 target the compiler makes a prefetch for reading of it. Processors
+/// that do not have the instruction take it for none (Intel SDM vol. 2B, PREFETCHW; AMD APM vol. 3).
+#[inline(always)]
+pub(crate) fn prefetch_to_write(word: &AtomicU64) {
+    #[cfg(all(target_arch = "x86_64", not(annulus_loom), not(miri)))]
+    // SAFETY: as in `prefetch`.
+    unsafe {
+        core::arch::asm!(
+            "prefetchw [{word}]",
+            word = in(reg) core::ptr::from_ref(word),
+            options(nostack, preserves_flags, readonly),
+        );
+    }
+    #[cfg(not(all(target_arch = "x86_64", not(annulus_loom), not(miri))))]
+    let _ = word;
+}
+
 /// Copies most of `size` bytes from the front, all but less than a line; gives how many.
 ///
 /// # Safety

@@ -146,6 +146,7 @@ impl Ends {
             };
             if taken > 0 {
                 self.requests.prefetch_run(ring, header);
+                self.responses.prefetch_run(view.response_ring());
             }
             match self.take(&view, slot, header, shared, now) {
                 Ok(Taken::Done) => {}
