@@ -314,6 +314,14 @@ impl Sender {
         self.producer.hold();
     }
 
+    /// Asks for the lines into which the next request will go.
+    #[inline(always)]
+    pub(super) fn prefetch(&self, link: &Link) {
+        let ring = link.view().request_ring();
+        self.producer.prefetch(ring);
+        self.producer.prefetch_rest(ring);
+    }
+
     /// True when something was held back.
     #[inline]
     pub(super) const fn is_holding(&self) -> bool {
@@ -423,6 +431,14 @@ impl Receiver {
     #[inline(always)]
     pub(super) fn look(&mut self, link: &Link) -> Look {
         self.consumer.look(link.view().response_ring())
+    }
+
+    /// Asks for the lines at which the next answer will appear.
+    #[inline(always)]
+    pub(super) fn prefetch(&self, link: &Link) {
+        let ring = link.view().response_ring();
+        self.consumer.prefetch(ring);
+        self.consumer.prefetch_rest(ring);
     }
 
     /// What [`Receiver::look`] found broken.

@@ -21,6 +21,9 @@ const SILENCE_MAX: Duration = Duration::from_secs(20);
 const DESCRIPTORS_PER_CONNECTION: u64 = 4;
 const DESCRIPTORS_RESERVED: u64 = 64;
 
+/// How many connections ahead of a visit the lines that it will touch are asked for.
+const PREFETCH_DISTANCE: usize = 2;
+
 /// A ring is so many times its window of frames: what is being consumed still takes its place.
 const RING_SLACK: usize = 2;
 /// Room beside the payloads, and for the daemon's least reply.
@@ -85,7 +88,11 @@ pub(crate) fn run(lanes: &mut [Lane]) -> Result<u64, Failure> {
     loop {
         let mut open = false;
         let before = answered;
-        for lane in &mut *lanes {
+        for index in 0..lanes.len() {
+            if let Some(ahead) = lanes.get(index + PREFETCH_DISTANCE) {
+                ahead.connection.prefetch();
+            }
+            let lane = &mut lanes[index];
             answered += lane.visit(&mut payload, &mut answer)?;
             open |= lane.unsent > 0 || lane.in_flight > 0;
         }
