@@ -92,7 +92,7 @@ pub(crate) fn prefetch_to_write(word: &AtomicU64) {
 ///
 /// `source` must be valid for reads and `target` for writes of `size` bytes; they must not overlap.
 #[cfg(all(target_arch = "x86_64", not(annulus_loom), not(miri)))]
-#[inline]
+#[inline(always)]
 unsafe fn copy_wide(target: *mut u8, source: *const u8, size: usize) -> usize {
     let mut done = 0;
     if size >= BLOCK && std::arch::is_x86_feature_detected!("avx") {

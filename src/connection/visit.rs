@@ -148,7 +148,7 @@ impl Ends {
                 self.requests.prefetch_run(ring, header);
                 self.responses.prefetch_run(view.response_ring());
             }
-            match self.take(&view, slot, header, shared, now) {
+            match self.take(view, slot, header, shared, now) {
                 Ok(Taken::Done) => {}
                 Ok(Taken::Blocked(blocked)) if taken == 0 => return blocked,
                 Ok(Taken::Blocked(_)) => break,
@@ -238,7 +238,7 @@ impl Ends {
     #[inline(always)]
     fn take(
         &mut self,
-        view: &RegionView<'_>,
+        view: RegionView<'_>,
         slot: u32,
         header: HeaderWords,
         shared: &mut Shared<'_>,
@@ -286,7 +286,7 @@ impl Ends {
     #[inline(always)]
     fn run(
         &mut self,
-        view: &RegionView<'_>,
+        view: RegionView<'_>,
         handler: &dyn Handler,
         header: HeaderWords,
         shared: &mut Shared<'_>,
@@ -360,7 +360,7 @@ impl Ends {
     /// Hands a request to a worker executor.
     fn send_job(
         &mut self,
-        view: &RegionView<'_>,
+        view: RegionView<'_>,
         slot: u32,
         worker: usize,
         header: FrameHeader,
@@ -410,7 +410,7 @@ impl Ends {
     /// Passes a cancellation on. A request that has ended, or never was, is no error.
     fn cancel(
         &mut self,
-        view: &RegionView<'_>,
+        view: RegionView<'_>,
         slot: u32,
         header: FrameHeader,
         shared: &mut Shared<'_>,
@@ -435,7 +435,7 @@ impl Ends {
     /// Answers with a status and a text of our own.
     fn answer(
         &mut self,
-        view: &RegionView<'_>,
+        view: RegionView<'_>,
         header: FrameHeader,
         status: Status,
         detail: &'static [u8],

@@ -265,13 +265,26 @@ impl Producer {
     /// # Errors
     ///
     /// The [`Fault`] in the consumer's head.
-    #[inline]
+    #[inline(always)]
     pub fn has_room(&mut self, ring: RingView<'_>, span: u64) -> Result<bool, Fault> {
         // Twice: in the worst case as much again is lost to padding before the ring's end.
         let wanted = 2 * span + 2 * FRAME_ALIGNMENT;
         if wanted <= self.free_size(ring) {
             return Ok(true);
         }
+        self.look_for_room(ring.words, ring.head, span, wanted)
+    }
+
+    /// The rest of [`Producer::has_room`].
+    #[inline(never)]
+    fn look_for_room(
+        &mut self,
+        words: &[AtomicU64],
+        head: &AtomicU64,
+        span: u64,
+        wanted: u64,
+    ) -> Result<bool, Fault> {
+        let ring = RingView::of_layout(words, head);
         self.look_at_head(ring)?;
         if wanted <= self.free_size(ring) {
             return Ok(true);
