@@ -21,6 +21,9 @@ pub(super) trait Lane {
     /// Puts the next answer into `answer`; false when there is none yet.
     fn try_receive(&mut self, answer: &mut Vec<u8>) -> Result<bool, BenchError>;
 
+    /// Asks for what the next receive and send will touch, where that is likely to be elsewhere.
+    fn prefetch(&self) {}
+
     /// Looks whether the other side is still there.
     fn check_alive(&mut self) -> Result<(), BenchError>;
 }
@@ -85,6 +88,11 @@ impl Lane for ConnectionLane {
         }
         self.next_id += 1;
         Ok(true)
+    }
+
+    #[inline]
+    fn prefetch(&self) {
+        self.connection.prefetch();
     }
 
     fn check_alive(&mut self) -> Result<(), BenchError> {

@@ -16,6 +16,11 @@ const WORD_SIZE: usize = 8;
 /// One in this many requests is timed. Odd, so that over time every place of a window is.
 const TIMED_INTERVAL: u32 = 61;
 
+/// How many lanes ahead of a visit the lines that it will touch are asked for, and from how many lanes
+/// on: what few touch is still in the core's own cache, or is being written.
+const PREFETCH_DISTANCE: usize = 2;
+const PREFETCH_LANES_MIN: usize = 64;
+
 /// Visits to all lanes without any answer, between two looks at the clock and the other side.
 const IDLE_ROUNDS_PER_LOOK: u32 = 4_096;
 
@@ -78,10 +83,15 @@ impl<L: Lane> Pipeline<L> {
         let (mut sent, mut answered) = (0, 0);
         let mut idle_rounds = 0;
         let mut last_answer = Instant::now();
+        let many = self.lanes.len() >= PREFETCH_LANES_MIN;
         // Bounded: sending ends with the quota, and silence stops the waiting.
         while quota.unsent > 0 || answered < sent {
             let answered_before = answered;
-            for loaded in &mut self.lanes {
+            for index in 0..self.lanes.len() {
+                if many && let Some(ahead) = self.lanes.get(index + PREFETCH_DISTANCE) {
+                    ahead.lane.prefetch();
+                }
+                let loaded = &mut self.lanes[index];
                 answered += loaded.receive(&mut self.answer, &mut record)?;
                 sent += loaded.send(&mut self.payload, self.window, &mut quota)?;
             }

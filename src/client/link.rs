@@ -17,7 +17,7 @@ use super::options::WaitPolicy;
 use crate::error::IpcError;
 use crate::limits::{BYTES_HELD_MAX, FRAME_ALIGNMENT, FRAME_HEADER_SIZE, FRAMES_HELD_MAX};
 use crate::region::{Doorbell, Region, RegionView, Whereabouts};
-use crate::ring::{Consumer, Look, Producer, PublishError};
+use crate::ring::{Consumer, Look, Producer, PublishError, RingView};
 use crate::wire::{
     Fault, FrameHeader, Goodbye, HeaderWords, MessageType, Position, WELCOME_SIZE, span,
 };
@@ -314,6 +314,14 @@ impl Sender {
         self.producer.hold();
     }
 
+    /// Asks for the lines into which the next request will go.
+    #[inline(always)]
+    pub(super) fn prefetch(&self, link: &Link) {
+        let ring = link.view().request_ring();
+        self.producer.prefetch(ring);
+        self.producer.prefetch_rest(ring);
+    }
+
     /// True when something was held back.
     #[inline]
     pub(super) const fn is_holding(&self) -> bool {
@@ -425,6 +433,14 @@ impl Receiver {
         self.consumer.look(link.view().response_ring())
     }
 
+    /// Asks for the lines at which the next answer will appear.
+    #[inline(always)]
+    pub(super) fn prefetch(&self, link: &Link) {
+        let ring = link.view().response_ring();
+        self.consumer.prefetch(ring);
+        self.consumer.prefetch_rest(ring);
+    }
+
     /// What [`Receiver::look`] found broken.
     #[cold]
     pub(super) fn fault(&self) -> Fault {
@@ -439,15 +455,21 @@ impl Receiver {
         header: HeaderWords,
         target: &mut [u8],
     ) -> Result<(), Fault> {
-        self.consumer.copy_payload(link.view().response_ring(), header, target)?;
-        self.skip(link, header);
+        // One view for both: after a copy nothing that was loaded before it is known any more.
+        let ring = link.view().response_ring();
+        self.consumer.copy_payload(ring, header, target)?;
+        self.free(link, ring, header);
         Ok(())
     }
 
     /// Frees the polled frame's space without a look at its payload.
     #[inline(always)]
     pub(super) fn skip(&mut self, link: &Link, header: HeaderWords) {
-        let ring = link.view().response_ring();
+        self.free(link, link.view().response_ring(), header);
+    }
+
+    #[inline(always)]
+    fn free(&mut self, link: &Link, ring: RingView<'_>, header: HeaderWords) {
         if header.span() >= GIVE_BACK_SPAN {
             // Before the release: afterwards the space is the daemon's.
             let start = link.region.layout().response_offset() + self.consumer.offset(ring);

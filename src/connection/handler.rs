@@ -92,6 +92,7 @@ pub struct Responder<'r> {
 }
 
 impl<'r> Responder<'r> {
+    #[inline(always)]
     pub(super) fn new(
         producer: &'r mut Producer,
         ring: RingView<'r>,
@@ -124,10 +125,13 @@ impl<'r> Responder<'r> {
     }
 
     /// Ends the answer if the handler did not: with `status`, and text for a person.
+    #[inline]
     pub(super) fn finish(&mut self, status: Status, detail: &[u8]) -> Result<(), PublishError> {
-        if self.finished {
-            return Ok(());
-        }
+        if self.finished { Ok(()) } else { self.publish_end(status, detail) }
+    }
+
+    #[inline(never)]
+    fn publish_end(&mut self, status: Status, detail: &[u8]) -> Result<(), PublishError> {
         self.finished = true;
         self.producer.publish_onward(self.ring, self.last(status), detail)?;
         self.published.0 += 1;

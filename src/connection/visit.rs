@@ -113,6 +113,9 @@ impl Ends {
     ) -> Visit {
         let visit = self.take_frames(view, slot, shared, now, budget);
         self.responses.reveal(view.response_ring());
+        if visit == Visit::Busy {
+            self.requests.release_passed(view.request_ring());
+        }
         visit
     }
 
@@ -143,14 +146,15 @@ impl Ends {
             };
             if taken > 0 {
                 self.requests.prefetch_run(ring, header);
+                self.responses.prefetch_run(view.response_ring());
             }
-            match self.take(&view, slot, header, shared, now) {
+            match self.take(view, slot, header, shared, now) {
                 Ok(Taken::Done) => {}
                 Ok(Taken::Blocked(blocked)) if taken == 0 => return blocked,
                 Ok(Taken::Blocked(_)) => break,
                 Err(ending) => return Visit::End(ending),
             }
-            self.requests.release(ring, header);
+            self.requests.pass(header);
             let size = u64::from(header.payload_size());
             self.statistics.requests += 1;
             self.statistics.request_bytes += size;
@@ -234,7 +238,7 @@ impl Ends {
     #[inline(always)]
     fn take(
         &mut self,
-        view: &RegionView<'_>,
+        view: RegionView<'_>,
         slot: u32,
         header: HeaderWords,
         shared: &mut Shared<'_>,
@@ -282,7 +286,7 @@ impl Ends {
     #[inline(always)]
     fn run(
         &mut self,
-        view: &RegionView<'_>,
+        view: RegionView<'_>,
         handler: &dyn Handler,
         header: HeaderWords,
         shared: &mut Shared<'_>,
@@ -356,7 +360,7 @@ impl Ends {
     /// Hands a request to a worker executor.
     fn send_job(
         &mut self,
-        view: &RegionView<'_>,
+        view: RegionView<'_>,
         slot: u32,
         worker: usize,
         header: FrameHeader,
@@ -406,7 +410,7 @@ impl Ends {
     /// Passes a cancellation on. A request that has ended, or never was, is no error.
     fn cancel(
         &mut self,
-        view: &RegionView<'_>,
+        view: RegionView<'_>,
         slot: u32,
         header: FrameHeader,
         shared: &mut Shared<'_>,
@@ -431,7 +435,7 @@ impl Ends {
     /// Answers with a status and a text of our own.
     fn answer(
         &mut self,
-        view: &RegionView<'_>,
+        view: RegionView<'_>,
         header: FrameHeader,
         status: Status,
         detail: &'static [u8],

@@ -103,6 +103,9 @@ impl RegionLayout {
 static_assertions::const_assert!(HOME_SIZE.is_multiple_of(FRAME_ALIGNMENT));
 
 /// A region's words, borrowed, with the layout that gives them meaning.
+///
+/// What gives a ring's view is always inlined: a view that comes back through memory is written as words
+/// and read in wider pieces, which waits for all stores before it (`wire::HeaderWords`).
 #[derive(Clone, Copy)]
 pub struct RegionView<'m> {
     words: &'m [AtomicU64],
@@ -111,7 +114,7 @@ pub struct RegionView<'m> {
 
 impl<'m> RegionView<'m> {
     /// A view of `words`, which hold the whole region. Shorter ones make its rings panic.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn new(words: &'m [AtomicU64], layout: RegionLayout) -> Self {
         debug_assert!(words.len() as u64 * WORD_SIZE >= layout.size());
@@ -119,14 +122,14 @@ impl<'m> RegionView<'m> {
     }
 
     /// Client to daemon.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn request_ring(&self) -> RingView<'m> {
         self.ring(self.layout.request_offset(), self.layout.request_capacity, Line::RequestHead)
     }
 
     /// Daemon to client.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn response_ring(&self) -> RingView<'m> {
         self.ring(self.layout.response_offset(), self.layout.response_capacity, Line::ResponseHead)
@@ -183,14 +186,14 @@ impl<'m> RegionView<'m> {
         self.line(Line::DaemonParked).store(1, Relaxed);
     }
 
-    #[inline]
+    #[inline(always)]
     fn ring(&self, offset: u64, capacity: u64, head: Line) -> RingView<'m> {
         let start = self.index(offset);
         let count = self.index(capacity);
         RingView::of_layout(&self.words[start..start + count], self.line(head))
     }
 
-    #[inline]
+    #[inline(always)]
     fn line(&self, line: Line) -> &'m AtomicU64 {
         &self.words[self.index(self.layout.header_offset()) + line as usize * LINE]
     }
@@ -201,7 +204,7 @@ impl<'m> RegionView<'m> {
         &self.words[self.index(self.layout.header_offset()) + line as usize * LINE + 1]
     }
 
-    #[inline]
+    #[inline(always)]
     #[expect(clippy::unused_self, reason = "reads as a property of the region")]
     fn index(&self, offset: u64) -> usize {
         // Note: cannot truncate: offsets lie inside mapped memory.

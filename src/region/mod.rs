@@ -40,7 +40,7 @@ pub trait RegionMemory {
 }
 
 impl RegionMemory for Region {
-    #[inline]
+    #[inline(always)]
     fn view(&self) -> RegionView<'_> {
         Self::view(self)
     }
@@ -69,7 +69,7 @@ impl Region {
     }
 
     /// The region's rings and flags.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn view(&self) -> RegionView<'_> {
         RegionView::new(self.mapping.words(), self.layout)

@@ -12,7 +12,10 @@ const HEADER_WORDS: usize = (FRAME_HEADER_SIZE / WORD_SIZE) as usize;
 /// How far ahead [`Consumer::prefetch_run`] looks, in frames and at most in bytes: of long frames the
 /// processor finds the rest by itself.
 const PREFETCH_FRAMES: u64 = 4;
-const PREFETCH_SIZE_MAX: u64 = 1024;
+const PREFETCH_AHEAD_MAX: u64 = 1024;
+/// What [`Consumer::prefetch`] asks for, in bytes, and the most that [`Consumer::prefetch_rest`] does.
+const PREFETCH_SIZE: u64 = 2 * FRAME_ALIGNMENT;
+const PREFETCH_SIZE_MAX: u64 = 20 * FRAME_ALIGNMENT;
 
 /// Takes frames out of the ring whose [`RingView`] each call is given (always the same ring).
 #[derive(Debug)]
@@ -21,6 +24,8 @@ pub struct Consumer {
     pub(super) head: Position,
     /// Verify [`FrameHeader::check_payload`].
     payload_checked: bool,
+    /// Bytes that the last frame took: the next is likely to take as many.
+    span_last: u64,
     /// Why the last look said [`Look::Broken`].
     broken: Option<Fault>,
 }
@@ -42,7 +47,7 @@ impl Consumer {
     /// A consumer for an empty ring of zeros.
     #[must_use]
     pub const fn new(home: Home, payload_checked: bool) -> Self {
-        Self { head: home.start(), payload_checked, broken: None }
+        Self { head: home.start(), payload_checked, span_last: 0, broken: None }
     }
 
     /// Where the next frame will stand.
@@ -143,7 +148,24 @@ impl Consumer {
     /// Gives the space of the frame that [`Consumer::poll`] gave back to the producer.
     #[inline(always)]
     pub fn release(&mut self, ring: RingView<'_>, header: impl Into<HeaderWords>) {
-        self.advance(ring, header.into().span());
+        self.pass(header.into());
+        self.release_passed(ring);
+    }
+
+    /// Goes on to the next frame; the space of this one and of others before it goes back with
+    /// [`Consumer::release_passed`]. The producer looks at our head now and then, and each store after
+    /// that has to fetch its line first: one for a whole visit is enough.
+    #[inline(always)]
+    pub fn pass(&mut self, header: HeaderWords) {
+        self.span_last = header.span();
+        self.head = self.head.plus(self.span_last);
+    }
+
+    /// Gives the space of all frames that were passed back to the producer.
+    #[inline(always)]
+    pub fn release_passed(&self, ring: RingView<'_>) {
+        // Frees the space; pairs with `Producer::look_at_head`.
+        ring.head.store(self.head.0, Release);
     }
 
     /// In a run of frames, asks for one that is some frames further on, if all are as long as the one
@@ -152,20 +174,31 @@ impl Consumer {
     /// taken from the producer for nothing: not for the first of a run.
     #[inline(always)]
     pub fn prefetch_run(&self, ring: RingView<'_>, header: HeaderWords) {
-        let ahead = (PREFETCH_FRAMES * header.span()).min(PREFETCH_SIZE_MAX);
-        self.prefetch_at(ring, self.head.plus(ahead));
-    }
-
-    #[inline(always)]
-    fn prefetch_at(&self, ring: RingView<'_>, position: Position) {
-        prefetch(&ring.words[ring.index(position)]);
-        prefetch(&ring.words[ring.index(position.plus(FRAME_ALIGNMENT))]);
+        let ahead = (PREFETCH_FRAMES * header.span()).min(PREFETCH_AHEAD_MAX);
+        self.prefetch_between(ring, ahead, ahead + PREFETCH_SIZE);
     }
 
     /// Asks for the first two lines of the next frame, so that they are here when its turn comes.
     #[inline(always)]
     pub fn prefetch(&self, ring: RingView<'_>) {
-        self.prefetch_at(ring, self.head);
+        self.prefetch_between(ring, 0, PREFETCH_SIZE);
+    }
+
+    /// Asks for the rest of a frame that is as long as the last one.
+    #[inline(always)]
+    pub fn prefetch_rest(&self, ring: RingView<'_>) {
+        self.prefetch_between(ring, PREFETCH_SIZE, self.span_last.min(PREFETCH_SIZE_MAX));
+    }
+
+    /// Asks for the lines `from` so many bytes behind the head up to, but not including, `until`.
+    #[inline(always)]
+    fn prefetch_between(&self, ring: RingView<'_>, from: u64, until: u64) {
+        // Bounded by `PREFETCH_SIZE_MAX`.
+        let mut ahead = from;
+        while ahead < until {
+            prefetch(&ring.words[ring.index(self.head.plus(ahead))]);
+            ahead += FRAME_ALIGNMENT;
+        }
     }
 
     /// Bytes from the ring's start to the frame at the head, for giving pages back.
@@ -206,7 +239,6 @@ impl Consumer {
     #[inline]
     fn advance(&mut self, ring: RingView<'_>, span: u64) {
         self.head = self.head.plus(span);
-        // Frees the space; pairs with `Producer::look_at_head`.
-        ring.head.store(self.head.0, Release);
+        self.release_passed(ring);
     }
 }

@@ -21,9 +21,9 @@
 //! Of several frames in a row the producer may hold back the first word of the first ([`Producer::hold`]):
 //! the others stand behind it, whole and unseen, until one `Release` store shows them all.
 //!
-//! The consumer publishes its head with `Release` after it has copied a frame out; the producer
-//! reads it with `Acquire` before it overwrites that space. It looks only when it must: at the end
-//! of a page, or when the space that it knows to be free is used up.
+//! The consumer publishes its head with `Release` after it has copied a frame out, or several of a
+//! visit; the producer reads it with `Acquire` before it overwrites that space. It looks only when it
+//! must: at the end of a page, or when the space that it knows to be free is used up.
 //!
 //! # Staying at home
 //!
@@ -75,7 +75,7 @@ impl<'m> RingView<'m> {
     }
 
     /// The same for words whose number a layout has vouched for; made anew at every visit.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn of_layout(words: &'m [AtomicU64], head: &'m AtomicU64) -> Self {
         debug_assert!(words.len().is_power_of_two());
         Self { words, head }

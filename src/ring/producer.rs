@@ -3,13 +3,21 @@
 use thiserror::Error;
 
 use super::{Home, RingView};
-use crate::copy::copy_in;
+use crate::copy::{copy_in, prefetch_to_write};
 use crate::limits::{FRAME_ALIGNMENT, FRAME_HEADER_SIZE, PAGE_SIZE, WORD_SIZE};
 use crate::sync::Ordering::{Acquire, Relaxed, Release};
 use crate::sync::{AtomicU64, sound};
 use crate::wire::{Fault, FrameHeader, Position, payload_check, span};
 
 const HEADER_WORDS: usize = (FRAME_HEADER_SIZE / WORD_SIZE) as usize;
+
+/// What [`Producer::prefetch`] asks for, in bytes: a short frame, and the lines that are claimed behind it.
+const PREFETCH_SIZE: u64 = 4 * FRAME_ALIGNMENT;
+/// Most bytes that are asked for at once.
+const PREFETCH_SIZE_MAX: u64 = 20 * FRAME_ALIGNMENT;
+/// How far ahead [`Producer::prefetch_run`] asks, in frames that are short; of others for the next.
+const PREFETCH_FRAMES: u64 = 3;
+const PREFETCH_AHEAD_MAX: u64 = 1024;
 
 /// Why a frame was not published. Nothing was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -58,6 +66,8 @@ pub struct Producer {
     held_word: u64,
     /// The next frame is held back.
     holding: bool,
+    /// Bytes that the last frame took: the next is likely to take as many.
+    span_last: u64,
     /// Fill in and let the peer verify [`payload_check`].
     payload_checked: bool,
 }
@@ -76,6 +86,7 @@ impl Producer {
             held: start,
             held_word: 0,
             holding: false,
+            span_last: 0,
             payload_checked,
         }
     }
@@ -143,6 +154,7 @@ impl Producer {
         header.payload_size = size;
         header.payload_check = if self.payload_checked { payload_check(payload) } else { 0 };
         self.store(ring, &header, payload, span);
+        self.span_last = span;
         if !self.is_clear(span) && self.home.early && course == Course::HomeWhenEmpty {
             self.go_home_early(ring.words, ring.head, span);
         }
@@ -176,6 +188,41 @@ impl Producer {
     #[must_use]
     pub const fn is_holding(&self) -> bool {
         self.held_word != 0
+    }
+
+    /// Asks for the lines into which the next frame goes, the first few of them. For a producer that
+    /// has others to serve first: until its turn comes the lines are here, and its stores do not wait.
+    #[inline(always)]
+    pub fn prefetch(&self, ring: RingView<'_>) {
+        self.prefetch_between(ring, 0, PREFETCH_SIZE);
+    }
+
+    /// Asks for the rest of a frame that is as long as the last one.
+    #[inline(always)]
+    pub fn prefetch_rest(&self, ring: RingView<'_>) {
+        self.prefetch_between(ring, PREFETCH_SIZE, self.span_last.min(PREFETCH_SIZE_MAX));
+    }
+
+    /// In a run of frames that are as long as the last one, asks for the lines of one that is some
+    /// frames further on. Stores reach the cache in their order, so without this each frame would
+    /// wait for its lines after the one before it had got its own.
+    #[inline(always)]
+    pub fn prefetch_run(&self, ring: RingView<'_>) {
+        let span = self.span_last;
+        let ahead = PREFETCH_FRAMES * span;
+        let ahead = if ahead <= PREFETCH_AHEAD_MAX { ahead } else { span };
+        self.prefetch_between(ring, ahead, ahead + span.min(PREFETCH_SIZE_MAX));
+    }
+
+    /// Asks for the lines `from` so many bytes behind the tail up to, but not including, `until`.
+    #[inline(always)]
+    fn prefetch_between(&self, ring: RingView<'_>, from: u64, until: u64) {
+        // Bounded by `PREFETCH_SIZE_MAX`.
+        let mut ahead = from;
+        while ahead < until {
+            prefetch_to_write(&ring.words[ring.index(self.tail.plus(ahead))]);
+            ahead += FRAME_ALIGNMENT;
+        }
     }
 
     /// Makes sure that the next frame of up to `span` bytes will be taken. May publish padding.
@@ -218,13 +265,26 @@ impl Producer {
     /// # Errors
     ///
     /// The [`Fault`] in the consumer's head.
-    #[inline]
+    #[inline(always)]
     pub fn has_room(&mut self, ring: RingView<'_>, span: u64) -> Result<bool, Fault> {
         // Twice: in the worst case as much again is lost to padding before the ring's end.
         let wanted = 2 * span + 2 * FRAME_ALIGNMENT;
         if wanted <= self.free_size(ring) {
             return Ok(true);
         }
+        self.look_for_room(ring.words, ring.head, span, wanted)
+    }
+
+    /// The rest of [`Producer::has_room`].
+    #[inline(never)]
+    fn look_for_room(
+        &mut self,
+        words: &[AtomicU64],
+        head: &AtomicU64,
+        span: u64,
+        wanted: u64,
+    ) -> Result<bool, Fault> {
+        let ring = RingView::of_layout(words, head);
         self.look_at_head(ring)?;
         if wanted <= self.free_size(ring) {
             return Ok(true);

@@ -75,6 +75,12 @@ fn same_history_as_a_queue(capacity: u64, home: Home, seed: u64, checked: bool) 
     let size_max = u32::try_from(capacity - FRAME_ALIGNMENT - 32).unwrap();
 
     for (step, operation) in operations(seed, 4000, size_max).enumerate() {
+        // Whoever asks for lines ahead, wherever the ring stands, changes nothing.
+        producer.prefetch(ring);
+        producer.prefetch_rest(ring);
+        producer.prefetch_run(ring);
+        consumer.prefetch(ring);
+        consumer.prefetch_rest(ring);
         match operation {
             Operation::Publish(size) => {
                 let payload: Vec<u8> = (0..size).map(|i| (i as u8) ^ (step as u8)).collect();
@@ -207,6 +213,29 @@ fn full_ring_returns_the_frame_and_takes_it_later() {
     assert_eq!(take(&mut consumer, ring).unwrap().unwrap().0, 0);
     producer.publish(ring, request(3), &[]).unwrap();
     for id in 1..=3 {
+        assert_eq!(take(&mut consumer, ring).unwrap().unwrap().0, id);
+    }
+}
+
+#[test]
+fn space_of_frames_that_were_passed_goes_back_all_at_once() {
+    let memory = Memory::new(256, Home::NONE);
+    let ring = memory.view();
+    let (mut producer, mut consumer) =
+        (Producer::new(Home::NONE, false), Consumer::new(Home::NONE, false));
+    for id in 0..3 {
+        producer.publish(ring, request(id), &[0; 32]).unwrap();
+    }
+    for id in 0..2 {
+        let Look::Frame(header) = consumer.look(ring) else { panic!("frame {id}") };
+        assert_eq!(header.request_id(), id);
+        consumer.pass(header);
+    }
+    assert_eq!(producer.publish(ring, request(3), &[]), Err(PublishError::Full));
+    consumer.release_passed(ring);
+    producer.publish(ring, request(3), &[]).unwrap();
+    producer.publish(ring, request(4), &[]).unwrap();
+    for id in 2..=4 {
         assert_eq!(take(&mut consumer, ring).unwrap().unwrap().0, id);
     }
 }

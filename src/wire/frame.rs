@@ -98,8 +98,9 @@ const_assert_eq!(core::mem::offset_of!(FrameHeader, reserved), 18);
 #[inline]
 #[must_use]
 pub const fn span(payload_size: u32) -> u64 {
-    // Note: cannot overflow: both terms are below 2³³.
-    (FRAME_HEADER_SIZE + payload_size as u64).next_multiple_of(FRAME_ALIGNMENT)
+    // Note: cannot overflow: the terms are below 2³³. `next_multiple_of` would branch, and this is computed
+    // several times for each frame.
+    (FRAME_HEADER_SIZE + payload_size as u64 + (FRAME_ALIGNMENT - 1)) & !(FRAME_ALIGNMENT - 1)
 }
 
 impl FrameHeader {

@@ -155,6 +155,7 @@ fn requests_in_flight_are_told_apart_by_id() {
                 ids.push(id);
             }
             connection.notify();
+            connection.prefetch();
             assert_eq!(connection.in_flight(), 4);
             for number in (0..4_u8).rev() {
                 let received = receive(&mut connection, &mut into);

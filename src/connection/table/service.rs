@@ -20,8 +20,9 @@ use crate::sync::sound;
 /// With a thousand busy connections a turn takes longer than the spin budget, and time alone would park
 /// each of them after every frame: 1,000 × 1 KiB ran at 2.9 M/s, most of the client's time ringing.
 const QUIET_VISITS_MIN: u32 = if MODELLED { 1 } else { 32 };
-/// How many slots ahead of a visit the line of the next request is asked for: a thousand connections
-/// do not fit a core's own cache.
+/// How many slots ahead of a visit the lines of the next request and of its answer are asked for: a
+/// thousand connections do not fit a core's own cache. Of long frames the rest is asked for one slot
+/// ahead, or more lines would be under way than a core keeps track of.
 const PREFETCH_DISTANCE: usize = 4;
 /// How long a connection that found no buffer, or no room with a worker, waits before it tries again.
 /// Workers wait as long for a buffer.
@@ -61,6 +62,9 @@ impl<M: RegionMemory> Table<M> {
             }
             if let Some(&ahead) = self.hot.get(self.round_at + PREFETCH_DISTANCE) {
                 self.slots[ahead as usize].touch();
+            }
+            if let Some(&next) = self.hot.get(self.round_at + 1) {
+                self.slots[next as usize].touch_rest();
             }
             match self.visit(slot, now, clock) {
                 Visited::Busy => busy = true,

@@ -70,11 +70,28 @@ impl<M> Slot<M> {
 }
 
 impl<M: RegionMemory> Slot<M> {
-    /// Asks for the lines at which the next request will appear.
+    /// Asks for the lines at which the next request will appear, and for those into which its answer
+    /// will go. Not for these where the last visit found nothing: there a client may be polling them.
     #[inline]
     pub(super) fn touch(&self) {
         if let State::Serving(connection) = &self.state {
-            connection.ends.requests.prefetch(connection.memory.view().request_ring());
+            let (view, ends) = (connection.memory.view(), &connection.ends);
+            ends.requests.prefetch(view.request_ring());
+            if self.quiet_visits == 0 {
+                ends.responses.prefetch(view.response_ring());
+            }
+        }
+    }
+
+    /// Asks for the rest of them where frames are long.
+    #[inline]
+    pub(super) fn touch_rest(&self) {
+        if let State::Serving(connection) = &self.state
+            && self.quiet_visits == 0
+        {
+            let (view, ends) = (connection.memory.view(), &connection.ends);
+            ends.requests.prefetch_rest(view.request_ring());
+            ends.responses.prefetch_rest(view.response_ring());
         }
     }
 

@@ -21,6 +21,11 @@ const SILENCE_MAX: Duration = Duration::from_secs(20);
 const DESCRIPTORS_PER_CONNECTION: u64 = 4;
 const DESCRIPTORS_RESERVED: u64 = 64;
 
+/// How many connections ahead of a visit the lines that it will touch are asked for, and from how many
+/// connections on: what few touch is still in the core's own cache, or is being written.
+const PREFETCH_DISTANCE: usize = 2;
+const PREFETCH_LANES_MIN: usize = 64;
+
 /// A ring is so many times its window of frames: what is being consumed still takes its place.
 const RING_SLACK: usize = 2;
 /// Room beside the payloads, and for the daemon's least reply.
@@ -81,11 +86,16 @@ pub(crate) fn run(lanes: &mut [Lane]) -> Result<u64, Failure> {
     let (mut payload, mut answer) = (vec![0; size_max], Vec::with_capacity(size_max));
     let mut answered = 0;
     let mut last_answer = Instant::now();
+    let many = lanes.len() >= PREFETCH_LANES_MIN;
     // Bounded: requests count down, silence ends the wait.
     loop {
         let mut open = false;
         let before = answered;
-        for lane in &mut *lanes {
+        for index in 0..lanes.len() {
+            if many && let Some(ahead) = lanes.get(index + PREFETCH_DISTANCE) {
+                ahead.connection.prefetch();
+            }
+            let lane = &mut lanes[index];
             answered += lane.visit(&mut payload, &mut answer)?;
             open |= lane.unsent > 0 || lane.in_flight > 0;
         }
