@@ -1,4 +1,5 @@
-//! Gives the linker `serving.ld`, which puts the code that serves connections together.
+//! Gives the linker `serving.ld`, which puts the code that serves connections together, and lets
+//! `tools/planted-test` make a build in which bugs can be planted.
 
 use std::env;
 use std::path::Path;
@@ -13,5 +14,11 @@ fn main() {
     let target_os = env::var("CARGO_CFG_TARGET_OS").unwrap_or_default();
     if target_os == "linux" && target_env == "gnu" {
         println!("cargo::rustc-link-arg-bin=annulus=-Wl,-T,{}", script.display());
+    }
+
+    // In RUSTFLAGS the cfg would be every dependency's, and all of them be built once more for it.
+    println!("cargo::rerun-if-env-changed=ANNULUS_CANARY_BUILD");
+    if env::var_os("ANNULUS_CANARY_BUILD").is_some() {
+        println!("cargo::rustc-cfg=annulus_canary");
     }
 }

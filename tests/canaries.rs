@@ -80,6 +80,13 @@ fn every_harness_has_a_canary_and_so_has_every_part_of_it() {
     assert_eq!(checks("hostile"), stems("tests", "hostile_"));
     assert_eq!(checks("audit"), stems("tests", "alloc_"));
     assert_eq!(checks("fuzz"), stems("fuzz/fuzz_targets", ""));
+    // A model is named by its file and the beginning of its name, and both must lead to one.
+    for check in checks("models") {
+        let (module, name) = check.split_once("::").expect(&check);
+        let file = root().join("verification/src").join(module).with_extension("rs");
+        let text = fs::read_to_string(&file).expect(&check);
+        assert_eq!(text.matches(&format!("#[test]\nfn {name}")).count(), 1, "{check}");
+    }
     let least = [("models", 8), ("simulation", 6), ("hostile", 8), ("sieges", 1), ("audit", 3)];
     for (harness, least) in least {
         let count = list.iter().filter(|row| row.harness == harness).count();
