@@ -2,9 +2,10 @@
 //! One of the few files with `unsafe`.
 #![allow(unsafe_code)]
 
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -12,8 +13,10 @@ use std::time::Duration;
 
 use futures_lite::{AsyncRead, AsyncWrite};
 use glommio::net::TcpStream;
-use rustix::net::sockopt;
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType, sockopt};
 
+use crate::executor::{self, Source};
 use crate::sync::{Ordering, TallyU64};
 
 /// After so long without a byte the peer's system is asked whether it is still there. A path that died
@@ -50,17 +53,26 @@ impl Drop for Entered {
 
 /// A connected socket.
 pub(super) struct Socket {
-    stream: TcpStream,
+    stream: Stream,
     _entered: Entered,
+}
+
+/// The bytes, by whichever executor runs here.
+enum Stream {
+    Own(OwnStream),
+    Glommio(TcpStream),
 }
 
 impl Socket {
     /// Connects, without Nagle's delay (RFC 896): requests are written whole.
     pub(super) async fn connect(address: SocketAddr, gauge: &Gauge) -> io::Result<Self> {
         let entered = gauge.enter();
-        let stream = TcpStream::connect(address).await.map_err(io::Error::from)?;
+        let stream = match OwnStream::begin(address) {
+            Some(stream) => Stream::Own(stream?.connected().await?),
+            None => Stream::Glommio(TcpStream::connect(address).await.map_err(io::Error::from)?),
+        };
         let socket = Self { stream, _entered: entered };
-        socket.stream.set_nodelay(true).map_err(io::Error::from)?;
+        sockopt::set_tcp_nodelay(socket.descriptor(), true)?;
         socket.keep_alive()?;
         Ok(socket)
     }
@@ -77,9 +89,45 @@ impl Socket {
     }
 
     fn descriptor(&self) -> BorrowedFd<'_> {
-        // SAFETY: `borrow_raw` needs a descriptor that stays open for as long as the borrow: the stream
-        // owns it, and the borrow is one of `self`.
-        unsafe { BorrowedFd::borrow_raw(self.stream.as_raw_fd()) }
+        match &self.stream {
+            Stream::Own(stream) => stream.file.as_fd(),
+            // SAFETY: `borrow_raw` needs a descriptor that stays open for as long as the borrow: the
+            // stream owns it, and the borrow is one of `self`.
+            Stream::Glommio(stream) => unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) },
+        }
+    }
+}
+
+/// A socket on our executor.
+struct OwnStream {
+    source: Source,
+    file: OwnedFd,
+}
+
+impl OwnStream {
+    /// Begins to connect; `None` where our executor does not run.
+    fn begin(address: SocketAddr) -> Option<io::Result<Self>> {
+        let begin = || {
+            let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+            let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+            let file = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
+            match rustix::net::connect(&file, &address) {
+                Ok(()) | Err(Errno::INPROGRESS) => Ok(file),
+                Err(error) => Err(io::Error::from(error)),
+            }
+        };
+        executor::is_ours().then(|| {
+            let file = begin()?;
+            // Not before: a socket that connects to nothing yet has been hung up.
+            Ok(Self { source: Source::new(&file)?, file })
+        })
+    }
+
+    /// Waits until it is connected.
+    async fn connected(self) -> io::Result<Self> {
+        poll_fn(|context| self.source.poll_writable(context)).await;
+        sockopt::socket_error(&self.file)??;
+        Ok(self)
     }
 }
 
@@ -89,7 +137,10 @@ impl AsyncRead for Socket {
         context: &mut Context<'_>,
         target: &mut [u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_read(context, target)
+        match &mut self.stream {
+            Stream::Own(stream) => stream.source.poll_receive(context, &stream.file, target),
+            Stream::Glommio(stream) => Pin::new(stream).poll_read(context, target),
+        }
     }
 }
 
@@ -99,15 +150,26 @@ impl AsyncWrite for Socket {
         context: &mut Context<'_>,
         source: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, source)
+        match &mut self.stream {
+            Stream::Own(stream) => stream.source.poll_send(context, &stream.file, source),
+            Stream::Glommio(stream) => Pin::new(stream).poll_write(context, source),
+        }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+        match &mut self.stream {
+            Stream::Own(_) => Poll::Ready(Ok(())),
+            Stream::Glommio(stream) => Pin::new(stream).poll_flush(context),
+        }
     }
 
     fn poll_close(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_close(context)
+        match &mut self.stream {
+            Stream::Own(stream) => {
+                Poll::Ready(Ok(rustix::net::shutdown(&stream.file, Shutdown::Write)?))
+            }
+            Stream::Glommio(stream) => Pin::new(stream).poll_close(context),
+        }
     }
 }
 
@@ -117,22 +179,35 @@ mod tests {
 
     use super::*;
 
+    async fn connect(address: SocketAddr) {
+        let gauge = Gauge::default();
+        let socket = Socket::connect(address, &gauge).await.unwrap();
+        assert_eq!(gauge.count(), 1);
+        assert_eq!(matches!(socket.stream, Stream::Own(_)), executor::is_ours());
+        let descriptor = socket.descriptor();
+        assert!(sockopt::tcp_nodelay(descriptor).unwrap());
+        assert!(sockopt::socket_keepalive(descriptor).unwrap());
+        assert_eq!(sockopt::tcp_keepidle(descriptor).unwrap(), PROBE_AFTER);
+        assert_eq!(sockopt::tcp_keepintvl(descriptor).unwrap(), PROBE_INTERVAL);
+        assert_eq!(sockopt::tcp_keepcnt(descriptor).unwrap(), PROBES_MAX);
+        drop(socket);
+        assert_eq!(gauge.count(), 0);
+    }
+
     #[test]
     fn a_connection_sends_at_once_and_asks_whether_the_peer_is_there() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        glommio::LocalExecutor::default().run(async move {
-            let gauge = Gauge::default();
-            let socket = Socket::connect(address, &gauge).await.unwrap();
-            assert_eq!(gauge.count(), 1);
-            let descriptor = socket.descriptor();
-            assert!(sockopt::tcp_nodelay(descriptor).unwrap());
-            assert!(sockopt::socket_keepalive(descriptor).unwrap());
-            assert_eq!(sockopt::tcp_keepidle(descriptor).unwrap(), PROBE_AFTER);
-            assert_eq!(sockopt::tcp_keepintvl(descriptor).unwrap(), PROBE_INTERVAL);
-            assert_eq!(sockopt::tcp_keepcnt(descriptor).unwrap(), PROBES_MAX);
-            drop(socket);
-            assert_eq!(gauge.count(), 0);
+        executor::testing::run(connect(address));
+        glommio::LocalExecutor::default().run(connect(address));
+    }
+
+    #[test]
+    fn who_cannot_connect_learns_why() {
+        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        executor::testing::run(async move {
+            let refused = Socket::connect(address, &Gauge::default()).await.map(drop);
+            assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
         });
     }
 }

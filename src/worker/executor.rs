@@ -1,34 +1,39 @@
 //! What a worker needs of its executor: tasks, time, and a doorbell to wait on. One of the few files
 //! with `unsafe`.
 //!
-//! Everything here is glommio's; the model checks have `model.rs` in its place.
+//! Everything here is our executor's, or glommio's where that runs the thread; the model checks have
+//! `model.rs` in its place.
 #![allow(unsafe_code)]
 
-use std::future::Future;
+use std::future::poll_fn;
 use std::io;
 use std::os::fd::{FromRawFd, IntoRawFd};
 
 use futures_lite::AsyncReadExt;
 use glommio::net::UnixStream;
-pub(super) use glommio::timer::sleep;
 
+use crate::executor::{self, Source};
+pub(super) use crate::executor::{sleep, spawn};
 use crate::wake::WorkerDoorbell;
 
-/// Runs `task` beside the others, on this thread.
-pub(super) fn spawn(task: impl Future<Output = ()> + 'static) {
-    glommio::spawn_local(task).detach();
-}
-
 /// The worker's end of its waker.
-pub(super) struct Doorbell {
-    socket: UnixStream,
+pub(super) enum Doorbell {
+    Own { source: Source, socket: WorkerDoorbell },
+    Glommio(UnixStream),
 }
 
 impl Doorbell {
     /// To be called on the executor that will wait.
-    pub(super) fn new(socket: WorkerDoorbell) -> Self {
+    ///
+    /// # Errors
+    ///
+    /// The system's, when it cannot be waited for.
+    pub(super) fn new(socket: WorkerDoorbell) -> io::Result<Self> {
+        if executor::is_ours() {
+            return Ok(Self::Own { source: Source::new(&socket)?, socket });
+        }
         // SAFETY: `from_raw_fd` needs a descriptor that nobody else owns: `into_raw_fd` gave it up.
-        Self { socket: unsafe { UnixStream::from_raw_fd(socket.into_raw_fd()) } }
+        Ok(Self::Glommio(unsafe { UnixStream::from_raw_fd(socket.into_raw_fd()) }))
     }
 
     /// Waits for a ring and takes all there are; false when nobody can ring any more.
@@ -38,6 +43,12 @@ impl Doorbell {
     /// The system's: the daemon is going down.
     pub(super) async fn rung(&mut self) -> io::Result<bool> {
         let mut rings = [0; 64];
-        Ok(self.socket.read(&mut rings).await? > 0)
+        let count = match self {
+            Self::Own { source, socket } => {
+                poll_fn(|context| source.poll_receive(context, &*socket, &mut rings)).await?
+            }
+            Self::Glommio(socket) => socket.read(&mut rings).await?,
+        };
+        Ok(count > 0)
     }
 }
