@@ -57,7 +57,7 @@ const SHARD_IO_MEMORY: usize = 64 << 10;
 const SHARD_RING_DEPTH: usize = 8;
 const WORKER_IO_MEMORY: usize = 64 << 10;
 const WORKER_RING_DEPTH: usize = 64;
-/// The executor that asks the providers, which is our own; users' handlers have glommio's.
+/// The executor that asks the providers, which is tokio's; users' handlers have glommio's.
 const HTTP_WORKER: &str = "annulus-http";
 
 /// The daemon. Start with [`IpcServer::builder`].
@@ -413,7 +413,7 @@ impl RunningServer {
             doorbell,
             stop: Arc::clone(&stop),
         };
-        let is_own = name == HTTP_WORKER;
+        let is_tokio = name == HTTP_WORKER;
         let (report, started) = mpsc::channel();
         let executor = LocalExecutorBuilder::new(Placement::Unbound)
             .name(name)
@@ -426,7 +426,7 @@ impl RunningServer {
                     let _ = report.send(());
                     worker::run(options).await
                 };
-                if is_own { executor::run(serve)? } else { serve.await }
+                if is_tokio { executor::run(serve)? } else { serve.await }
             })
             .map_err(executor_error)?;
         self.workers.push((stop, executor));

@@ -2,21 +2,19 @@
 //! One of the few files with `unsafe`.
 #![allow(unsafe_code)]
 
-use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures_lite::{AsyncRead, AsyncWrite};
-use glommio::net::TcpStream;
-use rustix::io::Errno;
-use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType, sockopt};
+use rustix::net::sockopt;
+use tokio::io::ReadBuf;
 
-use crate::executor::{self, Source};
+use crate::executor;
 use crate::sync::{Ordering, TallyU64};
 
 /// After so long without a byte the peer's system is asked whether it is still there. A path that died
@@ -59,17 +57,19 @@ pub(super) struct Socket {
 
 /// The bytes, by whichever executor runs here.
 enum Stream {
-    Own(OwnStream),
-    Glommio(TcpStream),
+    Tokio(tokio::net::TcpStream),
+    Glommio(glommio::net::TcpStream),
 }
 
 impl Socket {
     /// Connects, without Nagle's delay (RFC 896): requests are written whole.
     pub(super) async fn connect(address: SocketAddr, gauge: &Gauge) -> io::Result<Self> {
         let entered = gauge.enter();
-        let stream = match OwnStream::begin(address) {
-            Some(stream) => Stream::Own(stream?.connected().await?),
-            None => Stream::Glommio(TcpStream::connect(address).await.map_err(io::Error::from)?),
+        let stream = if executor::is_tokio() {
+            Stream::Tokio(tokio::net::TcpStream::connect(address).await?)
+        } else {
+            let connected = glommio::net::TcpStream::connect(address).await;
+            Stream::Glommio(connected.map_err(io::Error::from)?)
         };
         let socket = Self { stream, _entered: entered };
         sockopt::set_tcp_nodelay(socket.descriptor(), true)?;
@@ -90,44 +90,11 @@ impl Socket {
 
     fn descriptor(&self) -> BorrowedFd<'_> {
         match &self.stream {
-            Stream::Own(stream) => stream.file.as_fd(),
+            Stream::Tokio(stream) => stream.as_fd(),
             // SAFETY: `borrow_raw` needs a descriptor that stays open for as long as the borrow: the
             // stream owns it, and the borrow is one of `self`.
             Stream::Glommio(stream) => unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) },
         }
-    }
-}
-
-/// A socket on our executor.
-struct OwnStream {
-    source: Source,
-    file: OwnedFd,
-}
-
-impl OwnStream {
-    /// Begins to connect; `None` where our executor does not run.
-    fn begin(address: SocketAddr) -> Option<io::Result<Self>> {
-        let begin = || {
-            let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-            let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-            let file = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
-            match rustix::net::connect(&file, &address) {
-                Ok(()) | Err(Errno::INPROGRESS) => Ok(file),
-                Err(error) => Err(io::Error::from(error)),
-            }
-        };
-        executor::is_ours().then(|| {
-            let file = begin()?;
-            // Not before: a socket that connects to nothing yet has been hung up.
-            Ok(Self { source: Source::new(&file)?, file })
-        })
-    }
-
-    /// Waits until it is connected.
-    async fn connected(self) -> io::Result<Self> {
-        poll_fn(|context| self.source.poll_writable(context)).await;
-        sockopt::socket_error(&self.file)??;
-        Ok(self)
     }
 }
 
@@ -138,7 +105,11 @@ impl AsyncRead for Socket {
         target: &mut [u8],
     ) -> Poll<io::Result<usize>> {
         match &mut self.stream {
-            Stream::Own(stream) => stream.source.poll_receive(context, &stream.file, target),
+            Stream::Tokio(stream) => {
+                let mut target = ReadBuf::new(target);
+                ready!(tokio::io::AsyncRead::poll_read(Pin::new(stream), context, &mut target))?;
+                Poll::Ready(Ok(target.filled().len()))
+            }
             Stream::Glommio(stream) => Pin::new(stream).poll_read(context, target),
         }
     }
@@ -151,22 +122,24 @@ impl AsyncWrite for Socket {
         source: &[u8],
     ) -> Poll<io::Result<usize>> {
         match &mut self.stream {
-            Stream::Own(stream) => stream.source.poll_send(context, &stream.file, source),
+            Stream::Tokio(stream) => {
+                tokio::io::AsyncWrite::poll_write(Pin::new(stream), context, source)
+            }
             Stream::Glommio(stream) => Pin::new(stream).poll_write(context, source),
         }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.stream {
-            Stream::Own(_) => Poll::Ready(Ok(())),
+            Stream::Tokio(stream) => tokio::io::AsyncWrite::poll_flush(Pin::new(stream), context),
             Stream::Glommio(stream) => Pin::new(stream).poll_flush(context),
         }
     }
 
     fn poll_close(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.stream {
-            Stream::Own(stream) => {
-                Poll::Ready(Ok(rustix::net::shutdown(&stream.file, Shutdown::Write)?))
+            Stream::Tokio(stream) => {
+                tokio::io::AsyncWrite::poll_shutdown(Pin::new(stream), context)
             }
             Stream::Glommio(stream) => Pin::new(stream).poll_close(context),
         }
@@ -183,7 +156,7 @@ mod tests {
         let gauge = Gauge::default();
         let socket = Socket::connect(address, &gauge).await.unwrap();
         assert_eq!(gauge.count(), 1);
-        assert_eq!(matches!(socket.stream, Stream::Own(_)), executor::is_ours());
+        assert_eq!(matches!(socket.stream, Stream::Tokio(_)), executor::is_tokio());
         let descriptor = socket.descriptor();
         assert!(sockopt::tcp_nodelay(descriptor).unwrap());
         assert!(sockopt::socket_keepalive(descriptor).unwrap());

@@ -43,6 +43,10 @@ impl Probe<'_> {
     ///
     /// [`Class::Network`]: no connection, and which step failed. Anything else with a status is a
     /// refusal. Texts may have the key in them, as an upstream may repeat it.
+    ///
+    /// # Panics
+    ///
+    /// In a task of tokio's, which must not block.
     pub fn models(&self) -> Result<Option<Vec<String>>, Failure> {
         if models_path(self.row, None).is_none() {
             return Ok(None);

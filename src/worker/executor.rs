@@ -1,25 +1,23 @@
 //! What a worker needs of its executor: tasks, time, and a doorbell to wait on. One of the few files
 //! with `unsafe`.
 //!
-//! Everything here is our executor's, or glommio's where that runs the thread; the model checks have
+//! Everything here is tokio's, or glommio's where that runs the thread; the model checks have
 //! `model.rs` in its place.
 #![allow(unsafe_code)]
 
-use std::future::poll_fn;
 use std::io;
 use std::os::fd::{FromRawFd, IntoRawFd};
 
 use futures_lite::AsyncReadExt;
-use glommio::net::UnixStream;
 
-use crate::executor::{self, Source};
+use crate::executor;
 pub(super) use crate::executor::{sleep, spawn};
 use crate::wake::WorkerDoorbell;
 
 /// The worker's end of its waker.
 pub(super) enum Doorbell {
-    Own { source: Source, socket: WorkerDoorbell },
-    Glommio(UnixStream),
+    Tokio(tokio::net::UnixStream),
+    Glommio(glommio::net::UnixStream),
 }
 
 impl Doorbell {
@@ -29,11 +27,11 @@ impl Doorbell {
     ///
     /// The system's, when it cannot be waited for.
     pub(super) fn new(socket: WorkerDoorbell) -> io::Result<Self> {
-        if executor::is_ours() {
-            return Ok(Self::Own { source: Source::new(&socket)?, socket });
+        if executor::is_tokio() {
+            return Ok(Self::Tokio(tokio::net::UnixStream::from_std(socket.into())?));
         }
         // SAFETY: `from_raw_fd` needs a descriptor that nobody else owns: `into_raw_fd` gave it up.
-        Ok(Self::Glommio(unsafe { UnixStream::from_raw_fd(socket.into_raw_fd()) }))
+        Ok(Self::Glommio(unsafe { glommio::net::UnixStream::from_raw_fd(socket.into_raw_fd()) }))
     }
 
     /// Waits for a ring and takes all there are; false when nobody can ring any more.
@@ -44,9 +42,7 @@ impl Doorbell {
     pub(super) async fn rung(&mut self) -> io::Result<bool> {
         let mut rings = [0; 64];
         let count = match self {
-            Self::Own { source, socket } => {
-                poll_fn(|context| source.poll_receive(context, &*socket, &mut rings)).await?
-            }
+            Self::Tokio(socket) => tokio::io::AsyncReadExt::read(socket, &mut rings).await?,
             Self::Glommio(socket) => socket.read(&mut rings).await?,
         };
         Ok(count > 0)
