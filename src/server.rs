@@ -37,6 +37,7 @@ use crate::connection::{Handler, Request, Responder, Route, Routes, TableOptions
 use crate::control::{Control, ControlOptions, Listener};
 use crate::descriptors;
 use crate::error::IpcError;
+use crate::executor;
 use crate::limits::{DESCRIPTORS_PER_CONNECTION, DESCRIPTORS_RESERVED};
 use crate::link::{ShardEnd, WorkerEnd, link};
 use crate::metrics::{BuildInfo, Metrics, MetricsOptions};
@@ -56,9 +57,8 @@ const SHARD_IO_MEMORY: usize = 64 << 10;
 const SHARD_RING_DEPTH: usize = 8;
 const WORKER_IO_MEMORY: usize = 64 << 10;
 const WORKER_RING_DEPTH: usize = 64;
-/// Threads of a worker for what blocks, if there are providers on the network: a keyring that waits for
-/// its user must not hold up the names of other providers' hosts.
-const WORKER_BLOCKING_THREADS: usize = 4;
+/// The executor that asks the providers, which is tokio's; users' handlers have glommio's.
+const HTTP_WORKER: &str = "annulus-http";
 
 /// The daemon. Start with [`IpcServer::builder`].
 #[derive(Debug)]
@@ -188,7 +188,7 @@ impl IpcServerBuilder {
             let providers = ProviderPool::from_config(&config)?;
             metrics.show_providers(providers.metrics());
             let handlers = provider::handlers(providers, Arc::clone(&metrics));
-            worker_handlers.push(("annulus-http", handlers));
+            worker_handlers.push((HTTP_WORKER, handlers));
         }
         if !self.asynchronous.is_empty() {
             worker_handlers.push(("annulus-worker", self.asynchronous));
@@ -413,18 +413,20 @@ impl RunningServer {
             doorbell,
             stop: Arc::clone(&stop),
         };
-        let is_remote = config.providers.values().any(|provider| provider.remote().is_some());
-        let blocking_threads = if is_remote { WORKER_BLOCKING_THREADS } else { 1 };
+        let is_tokio = name == HTTP_WORKER;
         let (report, started) = mpsc::channel();
         let executor = LocalExecutorBuilder::new(Placement::Unbound)
             .name(name)
-            .blocking_thread_pool_placement(PoolPlacement::Unbound(blocking_threads))
+            .blocking_thread_pool_placement(PoolPlacement::Unbound(1))
             .io_memory(WORKER_IO_MEMORY)
             .ring_depth(WORKER_RING_DEPTH)
-            .spawn(move || {
+            .spawn(move || async move {
                 be_prompt();
-                let _ = report.send(());
-                worker::run(options)
+                let serve = async move {
+                    let _ = report.send(());
+                    worker::run(options).await
+                };
+                if is_tokio { executor::run(serve)? } else { serve.await }
             })
             .map_err(executor_error)?;
         self.workers.push((stop, executor));

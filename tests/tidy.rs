@@ -41,6 +41,7 @@ const ROWS: [&[&str]; 7] = [
         "pool",
         "region",
         "wake",
+        "executor",
         "stand_in",
         "descriptors",
         "footprint",

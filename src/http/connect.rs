@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use futures_lite::future::{or, pending, poll_fn};
 use futures_lite::{AsyncReadExt, AsyncWriteExt};
-use glommio::timer::sleep;
 use http::HeaderValue;
 
 use super::endpoint::{Endpoint, bracketed};
@@ -18,6 +17,7 @@ use super::socket::{Gauge, Socket};
 use super::tap::BoxedIo;
 use super::tls::Tls;
 use crate::dialect::{Class, Failure};
+use crate::executor::sleep;
 
 /// The next address is tried when the one before has not answered for this long (RFC 8305 §5).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);

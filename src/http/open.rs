@@ -16,6 +16,7 @@ use super::line::{CLOSED_EARLY, Line};
 use super::pool::{Exclusive, Slot, Stream};
 use super::tap::{Tap, Tapped};
 use crate::dialect::Failure;
+use crate::executor;
 
 /// Bytes of a response's head.
 pub(super) const HEAD_SIZE_MAX: u32 = 64 << 10;
@@ -122,7 +123,7 @@ async fn run<T>(connection: impl Future<Output = T>, tap: Arc<Tap>, slot: Slot) 
 }
 
 fn spawn(task: impl Future<Output = ()> + 'static) {
-    glommio::spawn_local(task).detach();
+    executor::spawn(task);
 }
 
 /// hyper's tasks beside ours.

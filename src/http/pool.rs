@@ -17,6 +17,7 @@ use super::endpoint::Endpoint;
 use super::host::{End, Grant, Host, Idleness, Limits, Usable};
 use super::line::Line;
 use super::tap::Tap;
+use crate::executor;
 
 /// A stream that ends unanswered after this long, on a connection that brought nothing meanwhile,
 /// gives reason to think that the connection is dead; a shorter one is only a hasty client.
@@ -207,7 +208,7 @@ impl Slot {
         let mut wait = idle;
         // Ends with the connection at the latest.
         loop {
-            glommio::timer::sleep(wait).await;
+            executor::sleep(wait).await;
             wait = match self.pool.act(&self.origin, |host, now| host.idleness(id, now)) {
                 Idleness::Busy => idle,
                 Idleness::Left(left) => left,

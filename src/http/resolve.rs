@@ -11,6 +11,7 @@ use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 use super::endpoint::is_loopback;
+use crate::executor;
 
 /// How long addresses are good for. `getaddrinfo(3)` does not tell the record's own time.
 const GOOD_FOR: Duration = Duration::from_secs(60);
@@ -68,7 +69,7 @@ impl Resolver {
             names.insert(host.to_owned(), Name::Asked(vec![context.waker().clone()]));
             drop(names);
             let asked = Asked { resolver: self.clone(), host: host.to_owned(), answer: None };
-            glommio::spawn_local(asked.ask()).detach();
+            executor::spawn(asked.ask());
             Poll::Pending
         })
         .await
@@ -102,8 +103,7 @@ struct Asked {
 impl Asked {
     async fn ask(mut self) {
         let host = self.host.clone();
-        let lookup = glommio::executor().spawn_blocking(move || look_up(&host));
-        self.answer = Some(lookup.await);
+        self.answer = Some(executor::block(move || look_up(&host)).await);
     }
 }
 
@@ -168,7 +168,7 @@ mod tests {
     }
 
     fn on_an_executor<T: 'static>(task: impl Future<Output = T> + 'static) -> T {
-        glommio::LocalExecutor::default().run(task)
+        executor::testing::run(task)
     }
 
     #[test]
@@ -205,7 +205,7 @@ mod tests {
             let name = "nobody.invalid";
             let ask = || {
                 let resolver = resolver.clone();
-                glommio::spawn_local(async move { resolver.resolve(name).await })
+                executor::testing::task(async move { resolver.resolve(name).await })
             };
             let tasks: Vec<_> = (0..20).map(|_| ask()).collect();
             // Who goes away in the middle disturbs nobody.

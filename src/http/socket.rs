@@ -4,16 +4,17 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures_lite::{AsyncRead, AsyncWrite};
-use glommio::net::TcpStream;
 use rustix::net::sockopt;
+use tokio::io::ReadBuf;
 
+use crate::executor;
 use crate::sync::{Ordering, TallyU64};
 
 /// After so long without a byte the peer's system is asked whether it is still there. A path that died
@@ -50,17 +51,28 @@ impl Drop for Entered {
 
 /// A connected socket.
 pub(super) struct Socket {
-    stream: TcpStream,
+    stream: Stream,
     _entered: Entered,
+}
+
+/// The bytes, by whichever executor runs here.
+enum Stream {
+    Tokio(tokio::net::TcpStream),
+    Glommio(glommio::net::TcpStream),
 }
 
 impl Socket {
     /// Connects, without Nagle's delay (RFC 896): requests are written whole.
     pub(super) async fn connect(address: SocketAddr, gauge: &Gauge) -> io::Result<Self> {
         let entered = gauge.enter();
-        let stream = TcpStream::connect(address).await.map_err(io::Error::from)?;
+        let stream = if executor::is_tokio() {
+            Stream::Tokio(tokio::net::TcpStream::connect(address).await?)
+        } else {
+            let connected = glommio::net::TcpStream::connect(address).await;
+            Stream::Glommio(connected.map_err(io::Error::from)?)
+        };
         let socket = Self { stream, _entered: entered };
-        socket.stream.set_nodelay(true).map_err(io::Error::from)?;
+        sockopt::set_tcp_nodelay(socket.descriptor(), true)?;
         socket.keep_alive()?;
         Ok(socket)
     }
@@ -77,9 +89,12 @@ impl Socket {
     }
 
     fn descriptor(&self) -> BorrowedFd<'_> {
-        // SAFETY: `borrow_raw` needs a descriptor that stays open for as long as the borrow: the stream
-        // owns it, and the borrow is one of `self`.
-        unsafe { BorrowedFd::borrow_raw(self.stream.as_raw_fd()) }
+        match &self.stream {
+            Stream::Tokio(stream) => stream.as_fd(),
+            // SAFETY: `borrow_raw` needs a descriptor that stays open for as long as the borrow: the
+            // stream owns it, and the borrow is one of `self`.
+            Stream::Glommio(stream) => unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) },
+        }
     }
 }
 
@@ -89,7 +104,14 @@ impl AsyncRead for Socket {
         context: &mut Context<'_>,
         target: &mut [u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_read(context, target)
+        match &mut self.stream {
+            Stream::Tokio(stream) => {
+                let mut target = ReadBuf::new(target);
+                ready!(tokio::io::AsyncRead::poll_read(Pin::new(stream), context, &mut target))?;
+                Poll::Ready(Ok(target.filled().len()))
+            }
+            Stream::Glommio(stream) => Pin::new(stream).poll_read(context, target),
+        }
     }
 }
 
@@ -99,15 +121,28 @@ impl AsyncWrite for Socket {
         context: &mut Context<'_>,
         source: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, source)
+        match &mut self.stream {
+            Stream::Tokio(stream) => {
+                tokio::io::AsyncWrite::poll_write(Pin::new(stream), context, source)
+            }
+            Stream::Glommio(stream) => Pin::new(stream).poll_write(context, source),
+        }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+        match &mut self.stream {
+            Stream::Tokio(stream) => tokio::io::AsyncWrite::poll_flush(Pin::new(stream), context),
+            Stream::Glommio(stream) => Pin::new(stream).poll_flush(context),
+        }
     }
 
     fn poll_close(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_close(context)
+        match &mut self.stream {
+            Stream::Tokio(stream) => {
+                tokio::io::AsyncWrite::poll_shutdown(Pin::new(stream), context)
+            }
+            Stream::Glommio(stream) => Pin::new(stream).poll_close(context),
+        }
     }
 }
 
@@ -117,22 +152,35 @@ mod tests {
 
     use super::*;
 
+    async fn connect(address: SocketAddr) {
+        let gauge = Gauge::default();
+        let socket = Socket::connect(address, &gauge).await.unwrap();
+        assert_eq!(gauge.count(), 1);
+        assert_eq!(matches!(socket.stream, Stream::Tokio(_)), executor::is_tokio());
+        let descriptor = socket.descriptor();
+        assert!(sockopt::tcp_nodelay(descriptor).unwrap());
+        assert!(sockopt::socket_keepalive(descriptor).unwrap());
+        assert_eq!(sockopt::tcp_keepidle(descriptor).unwrap(), PROBE_AFTER);
+        assert_eq!(sockopt::tcp_keepintvl(descriptor).unwrap(), PROBE_INTERVAL);
+        assert_eq!(sockopt::tcp_keepcnt(descriptor).unwrap(), PROBES_MAX);
+        drop(socket);
+        assert_eq!(gauge.count(), 0);
+    }
+
     #[test]
     fn a_connection_sends_at_once_and_asks_whether_the_peer_is_there() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        glommio::LocalExecutor::default().run(async move {
-            let gauge = Gauge::default();
-            let socket = Socket::connect(address, &gauge).await.unwrap();
-            assert_eq!(gauge.count(), 1);
-            let descriptor = socket.descriptor();
-            assert!(sockopt::tcp_nodelay(descriptor).unwrap());
-            assert!(sockopt::socket_keepalive(descriptor).unwrap());
-            assert_eq!(sockopt::tcp_keepidle(descriptor).unwrap(), PROBE_AFTER);
-            assert_eq!(sockopt::tcp_keepintvl(descriptor).unwrap(), PROBE_INTERVAL);
-            assert_eq!(sockopt::tcp_keepcnt(descriptor).unwrap(), PROBES_MAX);
-            drop(socket);
-            assert_eq!(gauge.count(), 0);
+        executor::testing::run(connect(address));
+        glommio::LocalExecutor::default().run(connect(address));
+    }
+
+    #[test]
+    fn who_cannot_connect_learns_why() {
+        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        executor::testing::run(async move {
+            let refused = Socket::connect(address, &Gauge::default()).await.map(drop);
+            assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
         });
     }
 }

@@ -10,6 +10,7 @@ use futures_lite::stream;
 use super::{EventStream, Provider};
 use crate::config::LoopbackConfig;
 use crate::error::IpcError;
+use crate::executor;
 use crate::protocol::{AIRequest, FinishReason, MessageRole, StreamEvent, Usage};
 
 /// Answers every request with a text made from its last user message.
@@ -97,7 +98,7 @@ impl Answer {
         }
         self.chunks_left = self.chunks_left.map(|left| left - 1);
         match self.pause {
-            Some(pause) => glommio::timer::sleep(pause).await,
+            Some(pause) => executor::sleep(pause).await,
             // An unpaced stream still lets other tasks run.
             None => futures_lite::future::yield_now().await,
         }

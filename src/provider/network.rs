@@ -19,6 +19,7 @@ use super::{BreakerSettings, Loopback, Provider, ProviderPool};
 use crate::config::{Config, ProviderConfig, ProviderKind, Proxy, RemoteConfig, UpstreamConfig};
 use crate::dialect::{Failure, Row};
 use crate::error::IpcError;
+use crate::executor;
 use crate::http::{Client, Endpoint, Options, ProxySource};
 
 impl ProviderPool {
@@ -215,7 +216,7 @@ impl KeyReader for Source {
         let source = self.0.clone();
         Box::pin(async move {
             // A keyring asks its user, a program takes its time: not on the executor's thread.
-            let read = glommio::executor().spawn_blocking(move || source.read()).await;
+            let read = executor::block(move || source.read()).await;
             read.map_err(|error| error.to_string())
         })
     }

@@ -3,14 +3,13 @@
 use std::time::{Duration, SystemTime};
 
 use futures_lite::future::or;
-use glommio::LocalExecutorBuilder;
-use glommio::timer::sleep;
 use secrecy::SecretString;
 
 use super::network::{Way, client, headers};
 use super::pool::{ProviderSettings, Response, Transport, get};
 use crate::config::{RemoteConfig, UpstreamConfig};
 use crate::dialect::{Class, Failure, Row, models_page, models_path, refusal};
+use crate::executor;
 
 /// How long all of it may take.
 const TIME_MAX: Duration = Duration::from_secs(10);
@@ -20,8 +19,6 @@ const PAGE_SIZE_MAX: usize = 8 << 20;
 const PAGES_MAX: u32 = 20;
 /// Bytes of a refusal that are read.
 const REFUSAL_SIZE_MAX: usize = 64 << 10;
-/// Bytes of registered memory of the executor, which nothing here uses: the least that it takes.
-const IO_MEMORY: usize = 64 << 10;
 
 /// One endpoint of a provider, and the key to ask it with.
 #[derive(Clone, Copy)]
@@ -46,6 +43,10 @@ impl Probe<'_> {
     ///
     /// [`Class::Network`]: no connection, and which step failed. Anything else with a status is a
     /// refusal. Texts may have the key in them, as an upstream may repeat it.
+    ///
+    /// # Panics
+    ///
+    /// In a task of tokio's, which must not block.
     pub fn models(&self) -> Result<Option<Vec<String>>, Failure> {
         if models_path(self.row, None).is_none() {
             return Ok(None);
@@ -56,18 +57,15 @@ impl Probe<'_> {
         let client = client(self.upstream).map_err(failed)?;
         let way = Way::new(&client, self.url, self.config).map_err(failed)?;
         let key = self.key.cloned();
-        let executor = LocalExecutorBuilder::default().io_memory(IO_MEMORY).ring_depth(64).make();
-        let executor = executor.map_err(|error| failed(format!("no executor: {error}")))?;
-        executor
-            .run(async move {
-                let too_late = async {
-                    sleep(TIME_MAX).await;
-                    let detail = format!("no whole answer within {} s", TIME_MAX.as_secs());
-                    Err(Failure::new(Class::Stalled, detail))
-                };
-                or(all_pages(&way, &settings, key.as_ref()), too_late).await
-            })
-            .map(Some)
+        let ran = executor::run(async move {
+            let too_late = async {
+                executor::sleep(TIME_MAX).await;
+                let detail = format!("no whole answer within {} s", TIME_MAX.as_secs());
+                Err(Failure::new(Class::Stalled, detail))
+            };
+            or(all_pages(&way, &settings, key.as_ref()), too_late).await
+        });
+        ran.map_err(|error| failed(format!("no executor: {error}")))?.map(Some)
     }
 }
 

@@ -1,6 +1,7 @@
-//! A worker executor: a glommio executor that runs asynchronous handlers for the data shards.
+//! A worker executor: an executor that runs asynchronous handlers for the data shards.
 //!
-//! The http shard is one of these, with the providers' handlers. Here allocating and awaiting are
+//! The http shard is one of these, with the providers' handlers, on tokio (`executor`); users' handlers
+//! have glommio's, so that they can use what glommio has. Here allocating and awaiting are
 //! fine. Each request is one task; its future is dropped the moment that it is cancelled, its
 //! deadline passes or its client dies, and with it whatever it holds upstream.
 //!
@@ -72,7 +73,7 @@ impl WorkerStop {
 /// Runs until told to stop; the future of the executor's one long task.
 pub(crate) async fn run(options: WorkerOptions) -> io::Result<()> {
     let WorkerOptions { links, handlers, codecs, request_timeout, doorbell, stop } = options;
-    let mut doorbell = executor::Doorbell::new(doorbell);
+    let mut doorbell = executor::Doorbell::new(doorbell)?;
     let links: Vec<Rc<LinkState>> =
         links.into_iter().map(|end| Rc::new(LinkState::new(end))).collect();
     let mut sessions: Vec<Sessions> =

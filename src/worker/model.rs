@@ -137,8 +137,8 @@ pub(super) struct Doorbell {
 }
 
 impl Doorbell {
-    pub(super) fn new(rings: WorkerDoorbell) -> Self {
-        Self { rings }
+    pub(super) fn new(rings: WorkerDoorbell) -> io::Result<Self> {
+        Ok(Self { rings })
     }
 
     /// Waits for a ring and takes all there are.

@@ -10,12 +10,11 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_lite::future::or;
-use glommio::timer::sleep;
 use http::Request;
 
 use super::http2::Peer;
 use super::server::{Server, Stream, authority, read_request, tls};
-use super::{Options, ask, endpoint, get, options, read, run, until_connections};
+use super::{Options, ask, endpoint, get, options, read, run, sleep, task, until_connections};
 use crate::http::{Client, Endpoint};
 use crate::sync::{Ordering, TallyU64};
 
@@ -46,7 +45,7 @@ fn dawdle(mut stream: impl Stream, number: u64) -> std::io::Result<()> {
 async fn send_and_cancel(client: &Arc<Client>, endpoint: &Endpoint, count: usize) -> usize {
     let begin = |seed: u64| {
         let (client, endpoint) = (Arc::clone(client), endpoint.clone());
-        glommio::spawn_local(async move {
+        task(async move {
             let mut random = fastrand::Rng::with_seed(seed);
             let mut answered = 0;
             for _ in 0..count / 32 {

@@ -8,11 +8,13 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_lite::future::or;
-use glommio::timer::sleep;
 use http::Request;
 
 use super::server::{Server, read_request, response, serve};
-use super::{Options, ask, client, endpoint, get, options, read, run, until_connections};
+use super::{
+    Options, ask, client, endpoint, get, options, read, run, run_on_glommio, sleep, task,
+    until_connections,
+};
 use crate::dialect::Class;
 use crate::http::Client;
 use crate::sync::{Ordering, TallyU64};
@@ -48,6 +50,20 @@ fn a_request_says_what_it_has_to_and_the_next_one_uses_the_same_connection() {
         assert_eq!(request.line, "GET /v1/models HTTP/1.1");
         assert_eq!(request.header("user-agent"), "own");
         assert_eq!((server.accepted(), client.connections()), (1, 1));
+    });
+}
+
+#[test]
+fn handlers_on_glommio_have_the_same_client() {
+    let server = Server::start(|mut stream, _| serve(&mut stream, |_| response("200 OK", "all")));
+    run_on_glommio(async move {
+        let (client, endpoint) = (client(), endpoint(&server.url()));
+        for _ in 0..3 {
+            assert_eq!(ask(&client, &endpoint, get("/")).await.unwrap(), (200, b"all".to_vec()));
+        }
+        assert_eq!((server.accepted(), client.connections()), (1, 1));
+        drop(client.send(&endpoint, get("/")).await.unwrap());
+        until_connections(&client, 0).await;
     });
 }
 
@@ -299,7 +315,7 @@ fn requests_beyond_the_limit_wait_in_their_order_and_may_go_away() {
             let order = Arc::new(Mutex::new(Vec::new()));
             let start = |number: usize| {
                 let (client, endpoint, order) = (client.clone(), endpoint.clone(), order.clone());
-                glommio::spawn_local(async move {
+                task(async move {
                     ask(&client, &endpoint, get("/")).await.unwrap();
                     order.lock().unwrap().push(number);
                 })

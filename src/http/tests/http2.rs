@@ -7,11 +7,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_lite::future::or;
-use glommio::timer::sleep;
 use http::Request;
 
 use super::server::{Server, authority, tls};
-use super::{Options, ask, endpoint, get, options, run, until_connections};
+use super::{Options, ask, endpoint, get, options, run, sleep, task, until_connections};
 use crate::dialect::Class;
 use crate::http::Client;
 
@@ -205,7 +204,7 @@ fn requests_share_one_connection_up_to_its_streams() {
             let before = server.accepted();
             let begin = |_| {
                 let (client, endpoint) = (Arc::clone(&client), endpoint.clone());
-                glommio::spawn_local(async move { ask(&client, &endpoint, post()).await })
+                task(async move { ask(&client, &endpoint, post()).await })
             };
             let tasks: Vec<_> = (0..30).map(begin).collect();
             for task in tasks {

@@ -17,20 +17,29 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_lite::future::or;
 use glommio::LocalExecutorBuilder;
-use glommio::timer::sleep;
 use http::Request;
 
 use super::{Client, Endpoint, Options, ProxySource, Response};
 use crate::dialect::Failure;
+use crate::executor::{self, sleep, testing::task};
 
-/// Runs a test on an executor as small as the daemon's.
+/// Runs a test on an executor as the daemon's.
 fn run<T: 'static>(test: impl Future<Output = T> + 'static) -> T {
+    executor::run(in_time(test)).unwrap()
+}
+
+/// Runs a test on glommio's, as handlers of users' programs run.
+fn run_on_glommio<T: 'static>(test: impl Future<Output = T> + 'static) -> T {
     let executor = LocalExecutorBuilder::default().io_memory(64 << 10).ring_depth(64).make();
+    executor.unwrap().run(in_time(test))
+}
+
+async fn in_time<T>(test: impl Future<Output = T>) -> T {
     let too_late = async {
         sleep(Duration::from_secs(100)).await;
         panic!("the test hangs");
     };
-    executor.unwrap().run(or(test, too_late))
+    or(test, too_late).await
 }
 
 fn options() -> Options {

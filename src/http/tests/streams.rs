@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_lite::future::{or, yield_now};
-use glommio::timer::sleep;
 use http::Request;
 
 use super::http2::{
@@ -16,7 +15,7 @@ use super::http2::{
     client, read_frame, read_preface, write_frame,
 };
 use super::server::{Server, authority, tls};
-use super::{Options, ask, endpoint, options, run, until_connections};
+use super::{Options, ask, endpoint, options, run, sleep, task, until_connections};
 use crate::dialect::Class;
 use crate::http::{Client, Endpoint, Response};
 
@@ -157,7 +156,7 @@ async fn begin(client: &Client, endpoint: &Endpoint) -> Response {
 async fn begin_all(client: &Arc<Client>, endpoint: &Endpoint, count: usize) -> Vec<Response> {
     let begin = |_| {
         let (client, endpoint) = (Arc::clone(client), endpoint.clone());
-        glommio::spawn_local(async move { begin(&client, &endpoint).await })
+        task(async move { begin(&client, &endpoint).await })
     };
     let tasks: Vec<_> = (0..count).map(begin).collect();
     let mut begun = Vec::new();
@@ -189,7 +188,7 @@ fn where_no_more_connections_are_allowed_a_request_waits_for_a_stream() {
         let first = begin(&client, &endpoint).await;
         let second = {
             let (client, endpoint) = (Arc::clone(&client), endpoint.clone());
-            glommio::spawn_local(async move { ask(&client, &endpoint, wanting(SHORT)).await })
+            task(async move { ask(&client, &endpoint, wanting(SHORT)).await })
         };
         for _ in 0..100 {
             yield_now().await;
@@ -254,7 +253,7 @@ fn what_a_leaving_server_had_not_begun_is_asked_elsewhere_and_the_rest_goes_on()
             assert_eq!(server.accepted(), 1);
             let leave = |what| {
                 let (client, endpoint) = (Arc::clone(&client), endpoint.clone());
-                glommio::spawn_local(async move { ask(&client, &endpoint, wanting(what)).await })
+                task(async move { ask(&client, &endpoint, wanting(what)).await })
             };
             // The server of the next connection leaves as well, if it is told to.
             let tasks: Vec<_> = [SHORT, LEAVE, SHORT, SHORT, SHORT].map(leave).into();

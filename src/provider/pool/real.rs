@@ -1,12 +1,13 @@
-//! The real world behind the pool's seams, but for the network: glommio's time and our dialects.
+//! The real world behind the pool's seams, but for the network: the executor's time and our dialects.
 
 use std::time::{Duration, Instant, SystemTime};
 
 use super::seams::{Decode, Local, Time, Wire};
 use crate::dialect::{Call, Decoder, Encoding, Failure, Row, refusal};
+use crate::executor;
 use crate::protocol::AIRequest;
 
-/// The time of a glommio executor.
+/// The time of the executor that runs here.
 #[derive(Debug, Clone, Copy)]
 pub struct ExecutorTime {
     started: Instant,
@@ -28,9 +29,7 @@ impl Time for ExecutorTime {
     }
 
     fn sleep(&self, duration: Duration) -> Local<'static, ()> {
-        Box::pin(async move {
-            glommio::timer::sleep(duration).await;
-        })
+        Box::pin(executor::sleep(duration))
     }
 }
 
@@ -69,7 +68,7 @@ mod tests {
 
     #[test]
     fn deadlines_hold_on_an_executor() {
-        glommio::LocalExecutor::default().run(async {
+        executor::testing::run(async {
             let time = ExecutorTime::default();
             let mut watch = Watch::new(Arc::new(time));
             for _ in 0..3 {

@@ -1,0 +1,130 @@
+use std::cell::Cell;
+use std::future::pending;
+use std::panic::AssertUnwindSafe;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::{Arc, Barrier, mpsc};
+use std::time::Instant;
+
+use futures_lite::future::{or, poll_once, yield_now};
+use rustix::thread::CpuSet;
+
+use super::testing::{run, task};
+use super::*;
+
+/// Fails a test that would wait for ever.
+async fn in_time<T>(work: impl Future<Output = T>) -> T {
+    let too_late = async {
+        sleep(Duration::from_secs(20)).await;
+        panic!("nobody woke it");
+    };
+    or(work, too_late).await
+}
+
+/// Counts how often it was dropped.
+struct Dropped(Rc<Cell<u32>>);
+
+impl Drop for Dropped {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() + 1);
+        // Too late for a task, and no reason to fail.
+        spawn(async {});
+    }
+}
+
+#[test]
+fn tasks_end_with_main() {
+    let dropped = Rc::new(Cell::new(0));
+    let token = Rc::clone(&dropped);
+    run(async move {
+        for _ in 0..5 {
+            let token = Dropped(Rc::clone(&token));
+            spawn(async move {
+                let _token = token;
+                pending::<()>().await;
+            });
+        }
+        yield_now().await;
+        assert_eq!(token.get(), 0);
+    });
+    assert_eq!(dropped.get(), 5);
+    assert!(!is_tokio());
+}
+
+#[test]
+fn a_sleep_lasts_and_the_longest_one_is_none() {
+    run(async {
+        let begun = Instant::now();
+        in_time(sleep(Duration::from_millis(30))).await;
+        assert!(begun.elapsed() >= Duration::from_millis(30));
+        let mut endless = pin!(sleep(Duration::MAX));
+        assert!(poll_once(&mut endless).await.is_none());
+    });
+}
+
+#[test]
+fn what_blocks_runs_on_a_few_threads() {
+    run(async {
+        let all = Arc::new(Barrier::new(BLOCKING_THREADS_MAX));
+        let begin = |number: usize| {
+            let all = Arc::clone(&all);
+            // So many must run at once, or none of them ends.
+            task(block(move || {
+                all.wait();
+                number
+            }))
+        };
+        let tasks: Vec<_> = (0..4 * BLOCKING_THREADS_MAX).map(begin).collect();
+        for (number, task) in tasks.into_iter().enumerate() {
+            assert_eq!(in_time(task).await, number);
+        }
+    });
+}
+
+#[test]
+fn what_blocks_runs_wherever_the_runtime_could_when_it_began() {
+    let all = sched_getaffinity(None).unwrap();
+    let first = (0..CpuSet::MAX_CPU).find(|&core| all.is_set(core)).unwrap();
+    run(async move {
+        let mut one = CpuSet::new();
+        one.set(first);
+        sched_setaffinity(None, &one).unwrap();
+        let cores = in_time(block(|| sched_getaffinity(None).unwrap())).await;
+        assert!(cores == all);
+    });
+}
+
+#[test]
+fn nobody_waits_for_what_blocks_at_the_end() {
+    let (release, released) = mpsc::channel::<()>();
+    let begun = Instant::now();
+    run(async move {
+        let mut blocked = pin!(block(move || released.recv_timeout(Duration::from_secs(20))));
+        assert!(poll_once(&mut blocked).await.is_none());
+    });
+    assert!(begun.elapsed() < Duration::from_secs(10));
+    drop(release);
+}
+
+#[test]
+fn a_panic_of_what_blocks_is_the_callers() {
+    run(async {
+        let failed = AssertUnwindSafe(async { block(|| panic!("out of order")).await });
+        let failed = futures_lite::FutureExt::catch_unwind(failed);
+        assert!(in_time(failed).await.is_err());
+        assert_eq!(in_time(block(|| 7)).await, 7);
+    });
+}
+
+#[test]
+fn where_glommio_runs_the_thread_its_own_are_used() {
+    glommio::LocalExecutor::default().run(async {
+        assert!(!is_tokio());
+        let ran = Rc::new(Cell::new(false));
+        let set = Rc::clone(&ran);
+        spawn(async move { set.set(true) });
+        sleep(Duration::from_millis(1)).await;
+        assert!(ran.get());
+        assert_eq!(block(|| 5).await, 5);
+    });
+}
