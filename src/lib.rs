@@ -24,7 +24,7 @@
 //! dialect      how AI providers are asked and answer: six pure codecs, a row for each kind
 //!
 //! wake         how the daemon's threads wake each other
-//! executor     what runs a thread that serves over the network: tokio, or glommio
+//! executor     what runs the tasks of a worker: tokio
 //! pool         buffers for payloads that outlive their frame
 //! region       the shared mapping of one connection: layout, seals, doorbells
 //! ring         one direction of a connection, over borrowed words

@@ -29,7 +29,7 @@ use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, SystemTime};
 
-use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement, PoolPlacement};
+use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 use rustix::thread::{CpuSet, sched_getaffinity};
 
 use crate::config::{Config, Sources};
@@ -52,13 +52,9 @@ use crate::wake::{ShardWaker, WorkerWaker};
 use crate::wire::{Fault, MessageType};
 use crate::worker::{self, AsyncHandler, WorkerOptions, WorkerStop};
 
-/// Executors are built small: a data shard does no I/O through glommio, a worker does some.
+/// A data shard's executor is built small: it does no I/O through glommio.
 const SHARD_IO_MEMORY: usize = 64 << 10;
 const SHARD_RING_DEPTH: usize = 8;
-const WORKER_IO_MEMORY: usize = 64 << 10;
-const WORKER_RING_DEPTH: usize = 64;
-/// The executor that asks the providers, which is tokio's; users' handlers have glommio's.
-const HTTP_WORKER: &str = "annulus-http";
 
 /// The daemon. Start with [`IpcServer::builder`].
 #[derive(Debug)]
@@ -188,7 +184,7 @@ impl IpcServerBuilder {
             let providers = ProviderPool::from_config(&config)?;
             metrics.show_providers(providers.metrics());
             let handlers = provider::handlers(providers, Arc::clone(&metrics));
-            worker_handlers.push((HTTP_WORKER, handlers));
+            worker_handlers.push(("annulus-http", handlers));
         }
         if !self.asynchronous.is_empty() {
             worker_handlers.push(("annulus-worker", self.asynchronous));
@@ -316,7 +312,7 @@ pub struct RunningServer {
     stop: ShutdownHandle,
     control: Option<JoinHandle<()>>,
     shards: Vec<ExecutorJoinHandle<()>>,
-    workers: Vec<(Arc<WorkerStop>, ExecutorJoinHandle<io::Result<()>>)>,
+    workers: Vec<(Arc<WorkerStop>, JoinHandle<io::Result<()>>)>,
 }
 
 /// Stops a server from anywhere; clones stop the same one.
@@ -413,24 +409,20 @@ impl RunningServer {
             doorbell,
             stop: Arc::clone(&stop),
         };
-        let is_tokio = name == HTTP_WORKER;
         let (report, started) = mpsc::channel();
-        let executor = LocalExecutorBuilder::new(Placement::Unbound)
-            .name(name)
-            .blocking_thread_pool_placement(PoolPlacement::Unbound(1))
-            .io_memory(WORKER_IO_MEMORY)
-            .ring_depth(WORKER_RING_DEPTH)
-            .spawn(move || async move {
-                be_prompt();
-                let serve = async move {
-                    let _ = report.send(());
-                    worker::run(options).await
-                };
-                if is_tokio { executor::run(serve)? } else { serve.await }
-            })
-            .map_err(executor_error)?;
-        self.workers.push((stop, executor));
-        started.recv().map_err(io::Error::other)?;
+        let worker = thread::Builder::new().name(name.to_owned()).spawn(move || {
+            be_prompt();
+            executor::run(async move {
+                let _ = report.send(());
+                worker::run(options).await
+            })?
+        })?;
+        if started.recv().is_err() {
+            // It has ended before it ran: it says why.
+            let why = worker.join().map_err(|_| io::Error::other("it panicked"))?;
+            return Err(why.err().unwrap_or_else(|| io::Error::other("it ended")));
+        }
+        self.workers.push((stop, worker));
         Ok(ends)
     }
 

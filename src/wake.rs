@@ -1,8 +1,8 @@
 //! How the daemon's own threads wake each other.
 //!
 //! A data shard sleeps in its uring and polls one eventfd for all of this. A worker executor sleeps
-//! in tokio, or in glommio, which cannot wait on an eventfd, so it reads from one end of a socket pair;
-//! glommio's cross-thread wakers allocate, which a data shard must not.
+//! in tokio and reads from one end of a socket pair: its own wakers take a lock, which a data shard must
+//! not wait for.
 
 #[cfg(not(annulus_loom))]
 mod worker_waker;

@@ -31,7 +31,7 @@ fn a_buffer_given_back_after_its_reply_serves_the_request_that_waits_for_it() {
             |request: AsyncRequest, responder: AsyncResponder| async move {
                 responder.reply(b"done").await?;
                 // The client has its answer, and nothing more will be said about this request.
-                glommio::timer::sleep(Duration::from_millis(300)).await;
+                tokio::time::sleep(Duration::from_millis(300)).await;
                 drop(request);
                 Ok(())
             },

@@ -12,19 +12,17 @@ use std::process::Command;
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
 /// Files of `src` that may opt in to `unsafe`, each with a safe face.
-const UNSAFE: [&str; 12] = [
+const UNSAFE: [&str; 10] = [
     "bench/inherit.rs",
     "bench/mapping.rs",
     "checksum.rs",
     "copy.rs",
-    "http/socket.rs",
     "pool/lease.rs",
     "region/mapping.rs",
     "scheduling.rs",
     "shard/ringer.rs",
     "shard/uring.rs",
     "trim.rs",
-    "worker/executor.rs",
 ];
 
 /// Files of `src` that may name the standard library's atomics. Everyone else takes them from

@@ -1,14 +1,9 @@
-//! What runs the tasks of a thread that serves over the network: tokio's current-thread runtime, or
-//! glommio's executor.
+//! What runs the tasks of a worker: tokio's current-thread runtime, on a thread of its own.
 //!
 //! The thread that asks the providers is woken for each chunk of each stream. glommio's executor pays
 //! for each of its sleeps: two timers set and taken back, its three urings submitted to one by one, and a
 //! membarrier(2) that interrupts every other core on which the daemon runs. tokio sleeps in one
-//! epoll_wait(2).
-//!
-//! A runtime runs inside the one task of a glommio executor, as a data shard does: glommio makes the
-//! thread and places it. Whoever calls [`spawn`], [`sleep`] and [`block`] on a thread without a
-//! runtime gets glommio's, so the same code serves on both.
+//! epoll_wait(2), and what handlers of users' programs are likely to use is made for it.
 
 use std::future::Future;
 use std::io;
@@ -16,17 +11,13 @@ use std::panic::resume_unwind;
 use std::time::Duration;
 
 use rustix::thread::{sched_getaffinity, sched_setaffinity};
-use tokio::runtime::{Builder, Handle, LocalOptions};
+use tokio::runtime::{Builder, LocalOptions};
+pub(crate) use tokio::time::sleep;
 
 /// A keyring that waits for its user must not hold up the names of other providers' hosts.
 const BLOCKING_THREADS_MAX: usize = 4;
 /// Such a thread waits so long for more to do.
 const BLOCKING_THREAD_KEPT: Duration = Duration::from_secs(1);
-
-/// True on a thread that a runtime of tokio's runs.
-pub(crate) fn is_tokio() -> bool {
-    Handle::try_current().is_ok()
-}
 
 /// Runs `main`, and the tasks that are spawned meanwhile, until `main` has ended; the others are
 /// dropped then. A task that panics ends alone.
@@ -60,28 +51,12 @@ pub(crate) fn run<T>(main: impl Future<Output = T>) -> io::Result<T> {
 
 /// Runs `task` beside the others, on this thread.
 pub(crate) fn spawn(task: impl Future<Output = ()> + 'static) {
-    if is_tokio() {
-        tokio::task::spawn_local(task);
-    } else {
-        glommio::spawn_local(task).detach();
-    }
-}
-
-/// Waits. What is dropped earlier leaves nothing behind.
-pub(crate) async fn sleep(duration: Duration) {
-    if is_tokio() {
-        tokio::time::sleep(duration).await;
-    } else {
-        glommio::timer::sleep(duration).await;
-    }
+    tokio::task::spawn_local(task);
 }
 
 /// Does `work`, which may take its time, on a thread of its own. Dropped, it goes on to its end, which
 /// nobody learns of.
 pub(crate) async fn block<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    if !is_tokio() {
-        return glommio::executor().spawn_blocking(work).await;
-    }
     match tokio::task::spawn_blocking(work).await {
         Ok(output) => output,
         // Nobody else cancels it than the end of the runtime, with which this task ends.

@@ -48,7 +48,6 @@ fn tasks_end_with_main() {
         assert_eq!(token.get(), 0);
     });
     assert_eq!(dropped.get(), 5);
-    assert!(!is_tokio());
 }
 
 #[test]
@@ -113,18 +112,5 @@ fn a_panic_of_what_blocks_is_the_callers() {
         let failed = futures_lite::FutureExt::catch_unwind(failed);
         assert!(in_time(failed).await.is_err());
         assert_eq!(in_time(block(|| 7)).await, 7);
-    });
-}
-
-#[test]
-fn where_glommio_runs_the_thread_its_own_are_used() {
-    glommio::LocalExecutor::default().run(async {
-        assert!(!is_tokio());
-        let ran = Rc::new(Cell::new(false));
-        let set = Rc::clone(&ran);
-        spawn(async move { set.set(true) });
-        sleep(Duration::from_millis(1)).await;
-        assert!(ran.get());
-        assert_eq!(block(|| 5).await, 5);
     });
 }

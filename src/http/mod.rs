@@ -1,4 +1,4 @@
-//! An HTTP client for tokio's runtime, or glommio's executor: what the providers are asked with.
+//! An HTTP client for tokio's runtime: what the providers are asked with.
 //!
 //! ```text
 //! endpoint   Endpoint            a base URL, taken apart
@@ -134,7 +134,7 @@ pub enum SetupError {
     Tls(#[source] rustls::Error),
 }
 
-/// An HTTP client. To be used on glommio executors, or in a `LocalRuntime` of tokio's: a connection
+/// An HTTP client. To be used in a `LocalRuntime` of tokio's, as handlers are: a connection
 /// belongs to the one that opened it, so one client for each is fastest.
 pub struct Client {
     pool: Arc<Pool>,

@@ -1,10 +1,7 @@
 //! A TCP connection that is counted while it is open, and that notices when nobody is there any more.
-//! One of the few files with `unsafe`.
-#![allow(unsafe_code)]
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -13,8 +10,8 @@ use std::time::Duration;
 use futures_lite::{AsyncRead, AsyncWrite};
 use rustix::net::sockopt;
 use tokio::io::ReadBuf;
+use tokio::net::TcpStream;
 
-use crate::executor;
 use crate::sync::{Ordering, TallyU64};
 
 /// After so long without a byte the peer's system is asked whether it is still there. A path that died
@@ -51,28 +48,17 @@ impl Drop for Entered {
 
 /// A connected socket.
 pub(super) struct Socket {
-    stream: Stream,
+    stream: TcpStream,
     _entered: Entered,
-}
-
-/// The bytes, by whichever executor runs here.
-enum Stream {
-    Tokio(tokio::net::TcpStream),
-    Glommio(glommio::net::TcpStream),
 }
 
 impl Socket {
     /// Connects, without Nagle's delay (RFC 896): requests are written whole.
     pub(super) async fn connect(address: SocketAddr, gauge: &Gauge) -> io::Result<Self> {
         let entered = gauge.enter();
-        let stream = if executor::is_tokio() {
-            Stream::Tokio(tokio::net::TcpStream::connect(address).await?)
-        } else {
-            let connected = glommio::net::TcpStream::connect(address).await;
-            Stream::Glommio(connected.map_err(io::Error::from)?)
-        };
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
         let socket = Self { stream, _entered: entered };
-        sockopt::set_tcp_nodelay(socket.descriptor(), true)?;
         socket.keep_alive()?;
         Ok(socket)
     }
@@ -81,20 +67,11 @@ impl Socket {
     /// also end a connection whose peer is well and only takes nothing for a while, as a server does
     /// that loads a model before it reads the question.
     fn keep_alive(&self) -> io::Result<()> {
-        let descriptor = self.descriptor();
-        sockopt::set_tcp_keepidle(descriptor, PROBE_AFTER)?;
-        sockopt::set_tcp_keepintvl(descriptor, PROBE_INTERVAL)?;
-        sockopt::set_tcp_keepcnt(descriptor, PROBES_MAX)?;
-        Ok(sockopt::set_socket_keepalive(descriptor, true)?)
-    }
-
-    fn descriptor(&self) -> BorrowedFd<'_> {
-        match &self.stream {
-            Stream::Tokio(stream) => stream.as_fd(),
-            // SAFETY: `borrow_raw` needs a descriptor that stays open for as long as the borrow: the
-            // stream owns it, and the borrow is one of `self`.
-            Stream::Glommio(stream) => unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) },
-        }
+        let stream = &self.stream;
+        sockopt::set_tcp_keepidle(stream, PROBE_AFTER)?;
+        sockopt::set_tcp_keepintvl(stream, PROBE_INTERVAL)?;
+        sockopt::set_tcp_keepcnt(stream, PROBES_MAX)?;
+        Ok(sockopt::set_socket_keepalive(stream, true)?)
     }
 }
 
@@ -104,14 +81,10 @@ impl AsyncRead for Socket {
         context: &mut Context<'_>,
         target: &mut [u8],
     ) -> Poll<io::Result<usize>> {
-        match &mut self.stream {
-            Stream::Tokio(stream) => {
-                let mut target = ReadBuf::new(target);
-                ready!(tokio::io::AsyncRead::poll_read(Pin::new(stream), context, &mut target))?;
-                Poll::Ready(Ok(target.filled().len()))
-            }
-            Stream::Glommio(stream) => Pin::new(stream).poll_read(context, target),
-        }
+        let mut target = ReadBuf::new(target);
+        let stream = Pin::new(&mut self.stream);
+        ready!(tokio::io::AsyncRead::poll_read(stream, context, &mut target))?;
+        Poll::Ready(Ok(target.filled().len()))
     }
 }
 
@@ -121,28 +94,15 @@ impl AsyncWrite for Socket {
         context: &mut Context<'_>,
         source: &[u8],
     ) -> Poll<io::Result<usize>> {
-        match &mut self.stream {
-            Stream::Tokio(stream) => {
-                tokio::io::AsyncWrite::poll_write(Pin::new(stream), context, source)
-            }
-            Stream::Glommio(stream) => Pin::new(stream).poll_write(context, source),
-        }
+        tokio::io::AsyncWrite::poll_write(Pin::new(&mut self.stream), context, source)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.stream {
-            Stream::Tokio(stream) => tokio::io::AsyncWrite::poll_flush(Pin::new(stream), context),
-            Stream::Glommio(stream) => Pin::new(stream).poll_flush(context),
-        }
+        tokio::io::AsyncWrite::poll_flush(Pin::new(&mut self.stream), context)
     }
 
     fn poll_close(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.stream {
-            Stream::Tokio(stream) => {
-                tokio::io::AsyncWrite::poll_shutdown(Pin::new(stream), context)
-            }
-            Stream::Glommio(stream) => Pin::new(stream).poll_close(context),
-        }
+        tokio::io::AsyncWrite::poll_shutdown(Pin::new(&mut self.stream), context)
     }
 }
 
@@ -151,18 +111,18 @@ mod tests {
     use std::net::TcpListener;
 
     use super::*;
+    use crate::executor;
 
     async fn connect(address: SocketAddr) {
         let gauge = Gauge::default();
         let socket = Socket::connect(address, &gauge).await.unwrap();
         assert_eq!(gauge.count(), 1);
-        assert_eq!(matches!(socket.stream, Stream::Tokio(_)), executor::is_tokio());
-        let descriptor = socket.descriptor();
-        assert!(sockopt::tcp_nodelay(descriptor).unwrap());
-        assert!(sockopt::socket_keepalive(descriptor).unwrap());
-        assert_eq!(sockopt::tcp_keepidle(descriptor).unwrap(), PROBE_AFTER);
-        assert_eq!(sockopt::tcp_keepintvl(descriptor).unwrap(), PROBE_INTERVAL);
-        assert_eq!(sockopt::tcp_keepcnt(descriptor).unwrap(), PROBES_MAX);
+        let stream = &socket.stream;
+        assert!(sockopt::tcp_nodelay(stream).unwrap());
+        assert!(sockopt::socket_keepalive(stream).unwrap());
+        assert_eq!(sockopt::tcp_keepidle(stream).unwrap(), PROBE_AFTER);
+        assert_eq!(sockopt::tcp_keepintvl(stream).unwrap(), PROBE_INTERVAL);
+        assert_eq!(sockopt::tcp_keepcnt(stream).unwrap(), PROBES_MAX);
         drop(socket);
         assert_eq!(gauge.count(), 0);
     }
@@ -172,7 +132,6 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         executor::testing::run(connect(address));
-        glommio::LocalExecutor::default().run(connect(address));
     }
 
     #[test]

@@ -85,7 +85,6 @@ mod tests {
     use std::sync::Arc;
 
     use futures_lite::FutureExt;
-    use glommio::LocalExecutorBuilder;
     use rustix::thread::sched_getaffinity;
 
     use super::*;
@@ -101,12 +100,11 @@ mod tests {
         let pool = BufferPool::new(PoolSizes::for_config(12, 1 << 20)).unwrap();
         let (_shard_end, end) = link(1, pool, Arc::clone(&shard), Arc::new(waker)).unwrap();
         let crowd = Crowd::new(vec![Rc::new(LinkState::new(end))]);
-        let executor = LocalExecutorBuilder::default().io_memory(64 << 10).ring_depth(8).make();
         let too_late = async {
             executor::sleep(Duration::from_secs(60)).await;
             panic!("the test hangs");
         };
-        executor.unwrap().run(test(shard, crowd, cores()).or(too_late))
+        crate::executor::run(test(shard, crowd, cores()).or(too_late)).unwrap()
     }
 
     fn cores() -> Vec<u32> {

@@ -17,7 +17,8 @@ use crate::wire::{FrameHeader, MessageType, Status};
 ///
 /// Its future runs on one thread (it need not be `Send`) and is dropped when the request is
 /// cancelled, its deadline passes or its client goes away; so everything that it holds must be
-/// released by dropping. A panic is answered with [`Status::HandlerPanic`].
+/// released by dropping. A panic is answered with [`Status::HandlerPanic`]. The thread is a
+/// current-thread runtime of tokio's with time and I/O, where `tokio::task::spawn_local` works.
 ///
 /// Any `Fn(AsyncRequest, AsyncResponder) -> impl Future<Output = Result<(), IpcError>>` is one.
 pub trait AsyncHandler: Send + Sync {

@@ -1,8 +1,7 @@
 //! A worker executor: an executor that runs asynchronous handlers for the data shards.
 //!
-//! The http shard is one of these, with the providers' handlers, on tokio (`executor`); users' handlers
-//! have glommio's, so that they can use what glommio has. Here allocating and awaiting are
-//! fine. Each request is one task; its future is dropped the moment that it is cancelled, its
+//! The http shard is one of these, with the providers' handlers; users' handlers have one of their own.
+//! Both run on tokio (`crate::executor`). Here allocating and awaiting are fine. Each request is one task; its future is dropped the moment that it is cancelled, its
 //! deadline passes or its client dies, and with it whatever it holds upstream.
 //!
 //! The invariant to remember: a request gets exactly one last frame, because one task sends it, on

@@ -1,4 +1,4 @@
-//! What the model checks have in place of glommio, and how they run a worker. Not compiled into the
+//! What the model checks have in place of tokio, and how they run a worker. Not compiled into the
 //! program.
 //!
 //! One executor for each of loom's threads. The invariant to remember: it sleeps only in loom, and
@@ -62,9 +62,9 @@ fn with<R>(act: impl FnOnce(&mut Executor) -> R) -> R {
 /// In which order tasks run that have been woken together.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Order {
-    /// As glommio does.
+    /// As tokio does.
     OldestFirst,
-    /// Nothing may depend on glommio's order.
+    /// Nothing may depend on tokio's order.
     NewestFirst,
 }
 

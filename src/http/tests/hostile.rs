@@ -5,9 +5,9 @@ use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::time::Duration;
 
+use crate::executor::sleep;
 use bytes::Bytes;
 use futures_lite::future::or;
-use glommio::timer::sleep;
 use http::Request;
 
 use super::server::{Server, authority, read_request, response, serve, tls};

@@ -12,8 +12,7 @@ use http::Request;
 
 use super::server::{Server, read_request, response, serve};
 use super::{
-    Options, ask, client, endpoint, get, options, read, run, run_on_glommio, sleep, task,
-    until_connections,
+    Options, ask, client, endpoint, get, options, read, run, sleep, task, until_connections,
 };
 use crate::dialect::Class;
 use crate::http::Client;
@@ -50,20 +49,6 @@ fn a_request_says_what_it_has_to_and_the_next_one_uses_the_same_connection() {
         assert_eq!(request.line, "GET /v1/models HTTP/1.1");
         assert_eq!(request.header("user-agent"), "own");
         assert_eq!((server.accepted(), client.connections()), (1, 1));
-    });
-}
-
-#[test]
-fn handlers_on_glommio_have_the_same_client() {
-    let server = Server::start(|mut stream, _| serve(&mut stream, |_| response("200 OK", "all")));
-    run_on_glommio(async move {
-        let (client, endpoint) = (client(), endpoint(&server.url()));
-        for _ in 0..3 {
-            assert_eq!(ask(&client, &endpoint, get("/")).await.unwrap(), (200, b"all".to_vec()));
-        }
-        assert_eq!((server.accepted(), client.connections()), (1, 1));
-        drop(client.send(&endpoint, get("/")).await.unwrap());
-        until_connections(&client, 0).await;
     });
 }
 

@@ -16,7 +16,6 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_lite::future::or;
-use glommio::LocalExecutorBuilder;
 use http::Request;
 
 use super::{Client, Endpoint, Options, ProxySource, Response};
@@ -26,12 +25,6 @@ use crate::executor::{self, sleep, testing::task};
 /// Runs a test on an executor as the daemon's.
 fn run<T: 'static>(test: impl Future<Output = T> + 'static) -> T {
     executor::run(in_time(test)).unwrap()
-}
-
-/// Runs a test on glommio's, as handlers of users' programs run.
-fn run_on_glommio<T: 'static>(test: impl Future<Output = T> + 'static) -> T {
-    let executor = LocalExecutorBuilder::default().io_memory(64 << 10).ring_depth(64).make();
-    executor.unwrap().run(in_time(test))
 }
 
 async fn in_time<T>(test: impl Future<Output = T>) -> T {
