@@ -3,7 +3,8 @@ use std::future::pending;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::rc::Rc;
-use std::sync::{Arc, Barrier, mpsc};
+use std::sync::{Arc, Condvar, Mutex, mpsc};
+use std::thread;
 use std::time::Instant;
 
 use futures_lite::future::{or, poll_once, yield_now};
@@ -61,23 +62,40 @@ fn a_sleep_lasts_and_the_longest_one_is_none() {
     });
 }
 
+#[derive(Default)]
+struct Crowd {
+    inside: usize,
+    most: usize,
+}
+
 #[test]
 fn what_blocks_runs_on_a_few_threads() {
-    run(async {
-        let all = Arc::new(Barrier::new(BLOCKING_THREADS_MAX));
-        let begin = |number: usize| {
-            let all = Arc::clone(&all);
-            // So many must run at once, or none of them ends.
+    let crowd = Arc::new((Mutex::new(Crowd::default()), Condvar::new()));
+    let shared = Arc::clone(&crowd);
+    run(async move {
+        let begin = |_| {
+            let shared = Arc::clone(&shared);
             task(block(move || {
-                all.wait();
-                number
+                let (crowd, came) = &*shared;
+                let mut crowd = crowd.lock().unwrap();
+                crowd.inside += 1;
+                crowd.most = crowd.most.max(crowd.inside);
+                came.notify_all();
+                // In vain, if so many cannot be there at once.
+                let too_few = |crowd: &mut Crowd| crowd.most < BLOCKING_THREADS_MAX;
+                let waited = came.wait_timeout_while(crowd, Duration::from_secs(2), too_few);
+                drop(waited);
+                // One more would come meanwhile.
+                thread::sleep(Duration::from_millis(20));
+                shared.0.lock().unwrap().inside -= 1;
             }))
         };
         let tasks: Vec<_> = (0..4 * BLOCKING_THREADS_MAX).map(begin).collect();
-        for (number, task) in tasks.into_iter().enumerate() {
-            assert_eq!(in_time(task).await, number);
+        for task in tasks {
+            in_time(task).await;
         }
     });
+    assert_eq!(crowd.0.lock().unwrap().most, BLOCKING_THREADS_MAX);
 }
 
 #[test]
