@@ -60,8 +60,10 @@ fn each_answers(daemon: &Daemon) {
 fn tls_believes_an_authority_of_ones_own_and_nobody_elses() {
     let upstream = tls(&[], false);
     each_answers(&all_kinds(&upstream, &upstream.url(), "", &[]));
-    let connections = upstream.log(|log| log.connections_count);
-    assert_eq!(connections, 1, "kept for all that go to the same host");
+    // The next request may come before the rest behind the last answer's end, which is waited for 10 ms
+    // for the connection's sake: on a busy machine not every connection is kept.
+    let (connections, requests) = upstream.log(|log| (log.connections_count, log.requests_count));
+    assert!(2 * connections <= requests, "{connections} for {requests} that go to the same host");
 
     // The same without that authority: an error, and not a word of the request goes out.
     let config = "upstream.retries_max = 0\n".to_owned()
