@@ -29,6 +29,8 @@ const BLOCKING_THREAD_KEPT: Duration = Duration::from_secs(1);
 /// # Panics
 ///
 /// In a task of another runtime of tokio's, which must not block.
+// Not inlined into its thread, whose code lies with what serves connections (`serving.ld`).
+#[inline(never)]
 pub(crate) fn run<T>(main: impl Future<Output = T>) -> io::Result<T> {
     // Where this thread can run now: wherever it is by then, those for what blocks may run there.
     let cores = sched_getaffinity(None)?;
