@@ -16,7 +16,7 @@ use super::line::{CLOSED_EARLY, Line};
 use super::pool::{Exclusive, Slot, Stream};
 use super::tap::{Tap, Tapped};
 use crate::dialect::Failure;
-use crate::executor;
+use crate::executor::spawn;
 
 /// Bytes of a response's head.
 pub(super) const HEAD_SIZE_MAX: u32 = 64 << 10;
@@ -120,10 +120,6 @@ async fn run<T>(connection: impl Future<Output = T>, tap: Arc<Tap>, slot: Slot) 
     tap.cut();
     poll_fn(|context| tap.poll_closed(context)).await;
     drop(slot);
-}
-
-fn spawn(task: impl Future<Output = ()> + 'static) {
-    executor::spawn(task);
 }
 
 /// hyper's tasks beside ours.

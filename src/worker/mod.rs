@@ -1,8 +1,9 @@
 //! A worker executor: an executor that runs asynchronous handlers for the data shards.
 //!
 //! The http shard is one of these, with the providers' handlers; users' handlers have one of their own.
-//! Both run on tokio (`crate::executor`). Here allocating and awaiting are fine. Each request is one task; its future is dropped the moment that it is cancelled, its
-//! deadline passes or its client dies, and with it whatever it holds upstream.
+//! Both run on tokio (`crate::executor`). Here allocating and awaiting are fine. Each request is one
+//! task; its future is dropped the moment that it is cancelled, its deadline passes or its client dies,
+//! and with it whatever it holds upstream.
 //!
 //! The invariant to remember: a request gets exactly one last frame, because one task sends it, on
 //! one thread, and only if nothing was sent before.
