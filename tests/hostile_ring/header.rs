@@ -164,5 +164,5 @@ fn scribbling_thread(stage: &Stage) -> Vec<Seen> {
             }
         },
     );
-    if peer.is_over() { vec![peer.goodbye()] } else { vec![Seen::Served] }
+    vec![peer.leave()]
 }

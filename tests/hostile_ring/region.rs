@@ -51,7 +51,7 @@ pub(crate) const ATTACKS: &[Attack] = &[
 ];
 
 fn laps_itself(stage: &Stage) -> Vec<Seen> {
-    let mut peer = Peer::connect(stage);
+    let peer = Peer::connect(stage);
     let mut position = peer.producer.tail();
     let until = Until::after(Duration::from_millis(300));
     let mut id = 0;
@@ -71,7 +71,7 @@ fn laps_itself(stage: &Stage) -> Vec<Seen> {
             position = next;
         }
     }
-    if peer.is_over() { vec![peer.goodbye()] } else { vec![Seen::Served] }
+    vec![peer.leave()]
 }
 
 fn two_connections_one_region(stage: &Stage) -> Vec<Seen> {
@@ -100,9 +100,7 @@ fn two_connections_one_region(stage: &Stage) -> Vec<Seen> {
             let _ = peer.take();
         }
     }
-    [first, second]
-        .map(|mut peer| if peer.is_over() { peer.goodbye() } else { Seen::Served })
-        .into()
+    [first, second].map(Peer::leave).into()
 }
 
 fn pages_taken_away(stage: &Stage) -> Vec<Seen> {

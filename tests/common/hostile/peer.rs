@@ -1,6 +1,7 @@
 //! A client that owns its descriptors and its memory, and may do with them what it likes.
 
 use std::io::{self, Read as _};
+use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::thread;
@@ -286,6 +287,17 @@ impl Peer {
         use rustix::event::{PollFd, PollFlags, Timespec, poll};
         let mut files = [PollFd::new(&self.socket, PollFlags::IN | PollFlags::RDHUP)];
         poll(&mut files, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
+    }
+
+    /// Leaves, and waits for what the daemon makes of it. Until it notices, it may still find a
+    /// fault in what lies in the ring, and then counts that.
+    pub(crate) fn leave(mut self) -> Seen {
+        // Fails when the daemon has hung up already.
+        let _ = self.socket.shutdown(Shutdown::Write);
+        match self.goodbye() {
+            Seen::HungUp => Seen::Served,
+            other => other,
+        }
     }
 
     /// Waits for the daemon's last word.
