@@ -63,7 +63,7 @@ series! {
         turns_total: Counter, "Turns of the shard's loop, each a bounded pass over its connections.";
         parks_total: Counter, "Times that the shard found nothing to do and waited in the kernel.";
         doorbells_sent_total: Counter, "Doorbells rung because the client was parked.";
-        doorbells_suppressed_total: Counter, "Doorbells saved because the client was polling.";
+        doorbells_suppressed_total: Counter, "Doorbells saved: the client was polling, or there was nothing for it.";
         doorbells_received_total: Counter, "Doorbells that clients rang for the shard.";
         backpressure_total: Counter, "Times that a full ring or pool made a frame wait.";
     }

@@ -272,6 +272,7 @@ impl<M: RegionMemory> Table<M> {
         let Connection { memory, ends } = connection;
         let view = memory.view();
         let (before, in_flight) = (Work::of(&ends.statistics), ends.in_flight.count());
+        let published = ends.responses.tail();
         let replies = ends.forward_replies(view, slot, &mut shared, now);
         let has_ended = ends.in_flight.count() < in_flight;
         let requests = match replies {
@@ -306,7 +307,9 @@ impl<M: RegionMemory> Table<M> {
             entry.single_visits = if single { entry.single_visits.saturating_add(1) } else { 0 };
             entry.bulk = !single || !entry.recent.may_go_first(entry.single_visits, now);
             let interactive = !entry.bulk;
-            if view.client_parked().take() {
+            // A request that is with a worker now is nothing for its client to wake up for.
+            let has_answers = ends.responses.tail() != published;
+            if has_answers && view.client_parked().take() {
                 self.outputs.push(Output::Ring { slot });
                 self.metrics().activity.doorbells_sent_total.increment();
             } else {

@@ -94,6 +94,20 @@ fn a_parked_client_is_rung_once_for_many_answers() {
 }
 
 #[test]
+fn a_parked_client_is_rung_for_what_a_worker_answers_and_not_for_what_a_worker_is_given() {
+    let mut shard = Shard::new(1);
+    let mut client = shard.connect();
+    client.region.view().client_parked().arm();
+    client.send(SLOW, 1, b"x").unwrap();
+    shard.settle();
+    let JobKind::Request { header, .. } = shard.worker.take().unwrap().kind else { panic!("a job") };
+    assert!(shard.outputs.is_empty(), "it sleeps until there is an answer");
+    shard.worker.publish(client.slot, header.answer(Status::Ok), b"done").unwrap();
+    shard.settle();
+    assert!(matches!(shard.outputs[..], [Output::Ring { .. }]));
+}
+
+#[test]
 fn a_blocked_connection_parks_and_asks_for_a_ring_when_there_is_space() {
     let mut shard = Shard::new(1);
     let mut client = shard.connect();
