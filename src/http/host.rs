@@ -6,7 +6,9 @@
 
 use std::collections::BTreeMap;
 use std::task::Waker;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use super::boot_instant::BootInstant;
 
 /// What a host may have.
 #[derive(Debug, Clone, Copy)]
@@ -19,9 +21,13 @@ pub(super) struct Limits {
     pub(super) idle: Duration,
 }
 
-/// Whether a connection can still take a request, as far as is known.
+/// What a host asks of a connection.
 pub(super) trait Usable {
+    /// Whether it can still take a request, as far as is known.
     fn is_usable(&self) -> bool;
+
+    /// Closes it at once.
+    fn close(&self);
 }
 
 /// What who asked gets: `E` is a connection for one request at a time, `S` one that is shared.
@@ -53,7 +59,7 @@ pub(super) struct Host<E, S> {
 
 struct Idle<E> {
     id: u64,
-    since: Instant,
+    since: BootInstant,
     connection: E,
 }
 
@@ -64,7 +70,7 @@ struct Shared<S> {
     /// What the peer allows; one stream until it has said, which is in its first bytes.
     streams_max: Option<usize>,
     /// Since when there are no streams, if there are none.
-    idle_since: Instant,
+    idle_since: BootInstant,
     /// Gets no more streams, and is closed after its last one.
     is_draining: bool,
 }
@@ -107,7 +113,7 @@ impl<E: Usable, S: Usable + Clone> Host<E, S> {
     }
 
     /// A grant at once, or a ticket to [`claim`](Self::claim) with.
-    pub(super) fn ask(&mut self, now: Instant) -> Result<Grant<E, S>, u64> {
+    pub(super) fn ask(&mut self, now: BootInstant) -> Result<Grant<E, S>, u64> {
         if self.waiting.is_empty()
             && let Some(grant) = self.next_grant(now)
         {
@@ -134,7 +140,7 @@ impl<E: Usable, S: Usable + Clone> Host<E, S> {
     }
 
     /// Serves those who wait, in their order, as far as possible. Pushes whom to wake.
-    pub(super) fn feed(&mut self, now: Instant, woken: &mut Vec<Waker>) {
+    pub(super) fn feed(&mut self, now: BootInstant, woken: &mut Vec<Waker>) {
         // Ends with the waiting or with the grants.
         while let Some(ticket) = self.waiting.keys().next().copied() {
             let Some(grant) = self.next_grant(now) else { return };
@@ -143,13 +149,22 @@ impl<E: Usable, S: Usable + Clone> Host<E, S> {
         }
     }
 
-    fn next_grant(&mut self, now: Instant) -> Option<Grant<E, S>> {
-        // What is no longer usable is dropped here, and so closed.
+    fn next_grant(&mut self, now: BootInstant) -> Option<Grant<E, S>> {
+        // What is no longer usable is dropped here, and so closed. After the machine was suspended, this
+        // comes before the timer of `idleness`.
         while let Some(Idle { since, connection, .. }) = self.idle.pop() {
-            if connection.is_usable() && now.duration_since(since) < self.limits.idle {
+            if connection.is_usable() && now.since(since) < self.limits.idle {
                 return Some(Grant::Exclusive(connection));
             }
         }
+        self.shared.retain(|shared| {
+            let is_old =
+                shared.stream_count == 0 && now.since(shared.idle_since) >= self.limits.idle;
+            if is_old {
+                shared.connection.close();
+            }
+            !is_old
+        });
         let has_room = |shared: &&mut Shared<S>| {
             !shared.is_draining
                 && shared.stream_count < shared.streams_max.unwrap_or(1)
@@ -178,7 +193,7 @@ impl<E: Usable, S: Usable + Clone> Host<E, S> {
 
     /// A shared connection was opened; the one who did has its first stream. The others wait until
     /// [`limit_streams`](Self::limit_streams) says how many more it takes.
-    pub(super) fn opened_shared(&mut self, id: u64, connection: S, now: Instant) {
+    pub(super) fn opened_shared(&mut self, id: u64, connection: S, now: BootInstant) {
         self.opening_count -= 1;
         self.expects_shared = true;
         self.shared.push(Shared {
@@ -215,7 +230,7 @@ impl<E: Usable, S: Usable + Clone> Host<E, S> {
     }
 
     /// The connection `id` is ready for another request.
-    pub(super) fn give_back(&mut self, id: u64, connection: E, now: Instant) {
+    pub(super) fn give_back(&mut self, id: u64, connection: E, now: BootInstant) {
         if self.limits.idle.is_zero() {
             return;
         }
@@ -241,7 +256,7 @@ impl<E: Usable, S: Usable + Clone> Host<E, S> {
     }
 
     /// A stream of the connection `id` has ended. Returns the connection when it is to be closed.
-    pub(super) fn end_stream(&mut self, id: u64, end: End, now: Instant) -> Option<S> {
+    pub(super) fn end_stream(&mut self, id: u64, end: End, now: BootInstant) -> Option<S> {
         let shared = self.shared.iter_mut().find(|shared| shared.id == id)?;
         shared.stream_count -= 1;
         shared.idle_since = now;
@@ -259,14 +274,14 @@ impl<E: Usable, S: Usable + Clone> Host<E, S> {
     }
 
     /// Asks how long the connection `id` may be idle yet. One that may not is forgotten.
-    pub(super) fn idleness(&mut self, id: u64, now: Instant) -> Idleness {
+    pub(super) fn idleness(&mut self, id: u64, now: BootInstant) -> Idleness {
         let idle_since = |host: &Self| {
             let idle = host.idle.iter().find(|idle| idle.id == id).map(|idle| idle.since);
             let unused = |shared: &&Shared<S>| shared.id == id && shared.stream_count == 0;
             idle.or_else(|| host.shared.iter().find(unused).map(|shared| shared.idle_since))
         };
         let Some(since) = idle_since(self) else { return Idleness::Busy };
-        let left = self.limits.idle.saturating_sub(now.duration_since(since));
+        let left = self.limits.idle.saturating_sub(now.since(since));
         if !left.is_zero() {
             return Idleness::Left(left);
         }
@@ -278,6 +293,8 @@ impl<E: Usable, S: Usable + Clone> Host<E, S> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
+
     use super::*;
 
     const LIMITS: Limits =
@@ -291,21 +308,29 @@ mod tests {
         fn is_usable(&self) -> bool {
             self.0 >= 0
         }
+
+        fn close(&self) {
+            CLOSED.with_borrow_mut(|closed| closed.push(self.0));
+        }
+    }
+
+    thread_local! {
+        static CLOSED: RefCell<Vec<i32>> = const { RefCell::new(Vec::new()) };
     }
 
     type FakeHost = Host<Fake, Fake>;
 
-    fn exclusive() -> (FakeHost, Instant) {
-        (Host::new(LIMITS, false), Instant::now())
+    fn exclusive() -> (FakeHost, BootInstant) {
+        (Host::new(LIMITS, false), BootInstant::now())
     }
 
     #[track_caller]
-    fn open(host: &mut FakeHost, now: Instant) {
+    fn open(host: &mut FakeHost, now: BootInstant) {
         assert!(matches!(host.ask(now), Ok(Grant::Open)));
     }
 
     #[track_caller]
-    fn wait(host: &mut FakeHost, now: Instant) -> u64 {
+    fn wait(host: &mut FakeHost, now: BootInstant) -> u64 {
         host.ask(now).err().expect("it has to wait")
     }
 
@@ -388,8 +413,29 @@ mod tests {
     }
 
     #[test]
+    fn a_shared_connection_that_is_old_before_its_timer_says_so_is_closed_and_not_granted() {
+        let now = BootInstant::now();
+        let mut host: FakeHost = Host::new(LIMITS, true);
+        CLOSED.take();
+        for id in [1, 2] {
+            open(&mut host, now);
+            host.opened_shared(id, Fake(i32::try_from(id).unwrap()), now);
+            host.limit_streams(id, 1);
+        }
+        host.end_stream(1, End::Over, now);
+        let late = now + LIMITS.idle;
+        let ticket = wait(&mut host, late);
+        assert_eq!(CLOSED.take(), [1], "the other has a stream");
+        host.closed(1);
+        host.feed(late, &mut Vec::new());
+        assert!(matches!(claim(&mut host, ticket), Some(Grant::Open)));
+        host.end_stream(2, End::Over, late);
+        assert!(matches!(host.ask(late), Ok(Grant::Stream(2, _))), "idle since a moment ago");
+    }
+
+    #[test]
     fn a_shared_connection_feeds_all_who_waited_for_it_up_to_its_streams() {
-        let now = Instant::now();
+        let now = BootInstant::now();
         let mut host: FakeHost = Host::new(LIMITS, true);
         open(&mut host, now);
         let tickets = [wait(&mut host, now), wait(&mut host, now), wait(&mut host, now)];
@@ -409,7 +455,7 @@ mod tests {
 
     #[test]
     fn after_a_failure_nobody_waits_for_somebody_elses_connection() {
-        let now = Instant::now();
+        let now = BootInstant::now();
         let mut host: FakeHost = Host::new(LIMITS, true);
         open(&mut host, now);
         let tickets = [wait(&mut host, now), wait(&mut host, now)];
@@ -422,7 +468,7 @@ mod tests {
 
     #[test]
     fn a_draining_connection_gets_no_more_streams_and_closes_after_its_last() {
-        let now = Instant::now();
+        let now = BootInstant::now();
         let mut host: FakeHost = Host::new(LIMITS, true);
         open(&mut host, now);
         host.opened_shared(1, Fake(1), now);
@@ -437,7 +483,7 @@ mod tests {
 
     #[test]
     fn a_peer_that_takes_fewer_streams_than_we_would_gets_no_more_than_those() {
-        let now = Instant::now();
+        let now = BootInstant::now();
         let mut host: FakeHost = Host::new(LIMITS, true);
         open(&mut host, now);
         host.opened_shared(1, Fake(1), now);
@@ -461,7 +507,7 @@ mod tests {
 
     #[test]
     fn a_refused_stream_shows_how_many_a_connection_takes() {
-        let now = Instant::now();
+        let now = BootInstant::now();
         let mut host: FakeHost = Host::new(LIMITS, true);
         open(&mut host, now);
         host.opened_shared(1, Fake(1), now);
@@ -493,7 +539,7 @@ mod tests {
     }
 
     /// Connection 2 without a stream and connection 3 with one.
-    fn open_shared_twice(host: &mut FakeHost, now: Instant) {
+    fn open_shared_twice(host: &mut FakeHost, now: BootInstant) {
         let kept = host.idle.pop().unwrap();
         host.limits.connections_max += 1;
         open(host, now);

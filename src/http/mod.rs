@@ -4,7 +4,7 @@
 //! endpoint   Endpoint            a base URL, taken apart
 //! proxy      ProxySource         HTTPS_PROXY and its like
 //! connect    Connector           name → address → (proxy) → (TLS); resolve, socket, tls beside it
-//! host       Host                who may have which connection: a pure state machine
+//! host       Host                who may have which connection: a pure state machine; by BootInstant
 //! pool       Pool                the connections, each given back by being dropped
 //! open       open                a new connection and the task that runs it; tap cuts it off
 //! exchange   serve               what an HTTP/1 connection's task does; line leads to who asks
@@ -22,6 +22,7 @@
 //! wait for it.
 
 mod body;
+mod boot_instant;
 mod connect;
 mod endpoint;
 mod exchange;

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::client::conn::http2;
 
+use super::boot_instant::BootInstant;
 use super::endpoint::Endpoint;
 use super::host::{End, Grant, Host, Idleness, Limits, Usable};
 use super::line::Line;
@@ -57,7 +58,7 @@ impl Pool {
             let hosts = state.hosts.entry(Arc::clone(&endpoint.origin));
             // Only TLS tells us that a server speaks HTTP/2.
             let host = hosts.or_insert_with(|| Host::new(self.limits, endpoint.is_https));
-            host.ask(Instant::now())
+            host.ask(BootInstant::now())
         };
         let grant = match asked {
             Ok(grant) => grant,
@@ -106,12 +107,16 @@ impl Pool {
     }
 
     /// Changes a host, and serves those who wait.
-    fn act<T>(&self, origin: &Arc<str>, change: impl FnOnce(&mut PooledHost, Instant) -> T) -> T {
+    fn act<T>(
+        &self,
+        origin: &Arc<str>,
+        change: impl FnOnce(&mut PooledHost, BootInstant) -> T,
+    ) -> T {
         let mut woken = Vec::new();
         let result = {
             let mut state = self.state.lock().expect("no holder panics");
             let host = state.hosts.get_mut(origin).expect("who holds something has leased it");
-            let now = Instant::now();
+            let now = BootInstant::now();
             let result = change(host, now);
             host.feed(now, &mut woken);
             result
@@ -150,7 +155,7 @@ impl Drop for Place<'_> {
 /// Closes what has had its last stream.
 fn cut(connections: impl IntoIterator<Item = Shared>) {
     for shared in connections {
-        shared.tap.cut();
+        shared.close();
     }
 }
 
@@ -253,11 +258,15 @@ impl Usable for Exclusive {
     fn is_usable(&self) -> bool {
         !self.line.is_closed()
     }
+
+    fn close(&self) {
+        self.tap.cut();
+    }
 }
 
 impl Drop for Exclusive {
     fn drop(&mut self) {
-        self.tap.cut();
+        self.close();
     }
 }
 
@@ -271,6 +280,10 @@ pub(super) struct Shared {
 impl Usable for Shared {
     fn is_usable(&self) -> bool {
         !self.sender.is_closed()
+    }
+
+    fn close(&self) {
+        self.tap.cut();
     }
 }
 

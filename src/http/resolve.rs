@@ -8,8 +8,9 @@ use std::future::poll_fn;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, ToSocketAddrs};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use super::boot_instant::BootInstant;
 use super::endpoint::is_loopback;
 use crate::executor;
 
@@ -35,7 +36,7 @@ enum Name {
     Asked(Vec<Waker>),
     Known {
         addresses: Addresses,
-        until: Instant,
+        until: BootInstant,
     },
 }
 
@@ -54,7 +55,7 @@ impl Resolver {
         poll_fn(|context| {
             let mut names = self.names();
             match names.get_mut(host) {
-                Some(Name::Known { addresses, until }) if Instant::now() < *until => {
+                Some(Name::Known { addresses, until }) if BootInstant::now() < *until => {
                     return Poll::Ready(addresses.clone());
                 }
                 Some(Name::Asked(waiting)) => {
@@ -85,7 +86,7 @@ fn forget_old(names: &mut HashMap<String, Name>) {
     if names.len() < NAMES_MAX {
         return;
     }
-    let now = Instant::now();
+    let now = BootInstant::now();
     names.retain(|_, name| !matches!(name, Name::Known { until, .. } if *until <= now));
     if names.len() >= NAMES_MAX {
         names.retain(|_, name| matches!(name, Name::Asked(_)));
@@ -113,7 +114,7 @@ impl Drop for Asked {
         let asked = match self.answer.take() {
             Some(addresses) => {
                 let good_for = if addresses.is_ok() { GOOD_FOR } else { FAILED_FOR };
-                let until = Instant::now() + good_for;
+                let until = BootInstant::now() + good_for;
                 names.insert(self.host.clone(), Name::Known { addresses, until })
             }
             None => names.remove(&self.host),
@@ -222,7 +223,7 @@ mod tests {
     fn what_is_remembered_is_bounded() {
         let resolver = Resolver::default();
         let mut names = resolver.names();
-        let until = Instant::now() + GOOD_FOR;
+        let until = BootInstant::now() + GOOD_FOR;
         for n in 0..NAMES_MAX * 3 {
             forget_old(&mut names);
             let addresses = Err("".into());

@@ -100,7 +100,9 @@ fn a_parked_client_is_rung_for_what_a_worker_answers_and_not_for_what_a_worker_i
     client.region.view().client_parked().arm();
     client.send(SLOW, 1, b"x").unwrap();
     shard.settle();
-    let JobKind::Request { header, .. } = shard.worker.take().unwrap().kind else { panic!("a job") };
+    let JobKind::Request { header, .. } = shard.worker.take().unwrap().kind else {
+        panic!("a job")
+    };
     assert!(shard.outputs.is_empty(), "it sleeps until there is an answer");
     shard.worker.publish(client.slot, header.answer(Status::Ok), b"done").unwrap();
     shard.settle();
