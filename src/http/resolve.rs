@@ -1,7 +1,7 @@
 //! Names to addresses: the system's resolver, on a thread that may wait, remembered for a minute.
 //!
 //! The invariant to remember: at most one lookup of a name is on its way. A resolver that does not
-//! answer therefore costs one waiting thread a name, however many requests ask for it.
+//! answer therefore costs one of a few waiting threads a name, however many requests ask for it.
 
 use std::collections::HashMap;
 use std::future::poll_fn;
@@ -51,7 +51,6 @@ impl Resolver {
             // on the first one by default.
             return Ok([Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()].into());
         }
-        // A lookup that failed with its executor is asked again: it left no entry.
         poll_fn(|context| {
             let mut names = self.names();
             match names.get_mut(host) {
@@ -110,16 +109,13 @@ impl Asked {
 
 impl Drop for Asked {
     fn drop(&mut self) {
-        let mut names = self.resolver.names();
-        let asked = match self.answer.take() {
-            Some(addresses) => {
-                let good_for = if addresses.is_ok() { GOOD_FOR } else { FAILED_FOR };
-                let until = BootInstant::now() + good_for;
-                names.insert(self.host.clone(), Name::Known { addresses, until })
-            }
-            None => names.remove(&self.host),
-        };
-        drop(names);
+        // Without an answer where the system has no thread for it. That is a failure as well: who
+        // waits would otherwise ask again at once, and for ever.
+        let unanswered = || Err("the lookup could not be started".into());
+        let addresses = self.answer.take().unwrap_or_else(unanswered);
+        let good_for = if addresses.is_ok() { GOOD_FOR } else { FAILED_FOR };
+        let known = Name::Known { addresses, until: BootInstant::now() + good_for };
+        let asked = self.resolver.names().insert(self.host.clone(), known);
         if let Some(Name::Asked(waiting)) = asked {
             waiting.into_iter().for_each(Waker::wake);
         }
@@ -217,6 +213,16 @@ mod tests {
             }
             assert!(matches!(resolver.names()[name], Name::Known { addresses: Err(_), .. }));
         });
+    }
+
+    #[test]
+    fn a_lookup_that_could_not_begin_has_failed() {
+        let resolver = Resolver::default();
+        let host = "annulus.test".to_owned();
+        let asked = Name::Asked(vec![Waker::noop().clone()]);
+        resolver.names().insert(host.clone(), asked);
+        drop(Asked { resolver: resolver.clone(), host: host.clone(), answer: None });
+        assert!(matches!(resolver.names()[&host], Name::Known { addresses: Err(_), .. }));
     }
 
     #[test]
