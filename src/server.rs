@@ -21,6 +21,8 @@
 //! # Ok::<(), annulus::IpcError>(())
 //! ```
 
+mod departure;
+
 use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -32,6 +34,7 @@ use std::time::{Duration, SystemTime};
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 use rustix::thread::{CpuSet, sched_getaffinity};
 
+use self::departure::Departure;
 use crate::config::{Config, Sources};
 use crate::connection::{Handler, Request, Responder, Route, Routes, TableOptions};
 use crate::control::{Control, ControlOptions, Listener};
@@ -311,7 +314,7 @@ pub struct RunningServer {
     metrics: Arc<Metrics>,
     stop: ShutdownHandle,
     control: Option<JoinHandle<()>>,
-    shards: Vec<ExecutorJoinHandle<()>>,
+    shards: Vec<(Arc<ShardShared>, ExecutorJoinHandle<()>)>,
     workers: Vec<(Arc<WorkerStop>, JoinHandle<io::Result<()>>)>,
 }
 
@@ -367,7 +370,11 @@ impl RunningServer {
         if let Some(control) = self.control.take() {
             note("the control thread", control.join().is_ok());
         }
-        for shard in self.shards.drain(..) {
+        // The control thread has told them, unless it never started or has panicked.
+        for (shared, _) in &self.shards {
+            shared.stop();
+        }
+        for (_, shard) in self.shards.drain(..) {
             note("a data shard", shard.join().is_ok());
         }
         for (stop, worker) in self.workers.drain(..) {
@@ -410,12 +417,14 @@ impl RunningServer {
             stop: Arc::clone(&stop),
         };
         let (report, started) = mpsc::channel();
+        let (told, server) = (Arc::clone(&stop), self.stop.clone());
+        let thread_name = name.to_owned();
         let worker = thread::Builder::new().name(name.to_owned()).spawn(move || {
             be_prompt();
-            executor::run(async move {
+            executor::run(worker::run(options, move || {
                 let _ = report.send(());
-                worker::run(options).await
-            })?
+                Departure::of(thread_name, server, move || told.is_stopping())
+            }))?
         })?;
         if started.recv().is_err() {
             // It has ended before it ran: it says why.
@@ -441,14 +450,17 @@ impl RunningServer {
         };
         let shared = Arc::clone(&plan.shared);
         let (report, started) = mpsc::channel();
+        let name = format!("annulus-shard{index}");
+        let (told, server) = (Arc::clone(&shared), self.stop.clone());
         let executor = LocalExecutorBuilder::new(placement)
-            .name(&format!("annulus-shard{index}"))
+            .name(&name)
             .io_memory(SHARD_IO_MEMORY)
             .ring_depth(SHARD_RING_DEPTH)
             .spawn(move || async move {
                 be_prompt();
                 match DataShard::new(options, shared, shutdown_timeout, followed) {
                     Ok(mut shard) => {
+                        let _departure = Departure::of(name, server, move || told.is_stopping());
                         let _ = report.send(Ok(()));
                         shard.run();
                     }
@@ -459,7 +471,7 @@ impl RunningServer {
             })
             .map_err(executor_error)?;
         started.recv().map_err(io::Error::other)??;
-        self.shards.push(executor);
+        self.shards.push((Arc::clone(&plan.shared), executor));
         Ok(())
     }
 }

@@ -1,10 +1,13 @@
 //! Errors on their way from where they happen to a client's caller: each is made to happen.
 #![cfg(all(feature = "server", feature = "client"))]
 
+use std::future::Ready;
 use std::path::Path;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use annulus::client::{Client, ConnectOptions, Connection};
+use annulus::client::{Client, ConnectOptions, Connection, RequestOptions};
 use annulus::config::{Config, Sources};
 use annulus::limits::SYNC_REPLY_SIZE_MIN;
 use annulus::paths::Places;
@@ -15,6 +18,8 @@ use annulus::{
     Responder, RunningServer,
 };
 use tempfile::TempDir;
+
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What a handler may fail with, and the error that its caller gets.
 type Case = (fn() -> IpcError, fn(&IpcError) -> bool);
@@ -115,6 +120,28 @@ fn a_handlers_error_reaches_its_caller_and_the_connection_goes_on() {
     assert_eq!(client.call(MessageType::ECHO, b"still here").unwrap(), b"still here");
 }
 
+/// Is ready, and panics when it is dropped.
+struct PanicsAtLast;
+
+impl Future for PanicsAtLast {
+    type Output = Result<(), IpcError>;
+
+    fn poll(self: Pin<&mut Self>, _context: &mut Context<'_>) -> Poll<Self::Output> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Drop for PanicsAtLast {
+    fn drop(&mut self) {
+        panic!("on purpose")
+    }
+}
+
+/// Panics before there is anything to wait for.
+fn panics_at_first(_: AsyncRequest, _: AsyncResponder) -> Ready<Result<(), IpcError>> {
+    panic!("on purpose")
+}
+
 #[test]
 fn a_panic_is_its_requests_end_and_nobody_elses() {
     let server = Server::start(|builder| {
@@ -125,11 +152,16 @@ fn a_panic_is_its_requests_end_and_nobody_elses() {
             .register_async_handler(asynchronous(0), async |_: AsyncRequest, _: AsyncResponder| {
                 panic!("on purpose")
             })
+            .register_async_handler(asynchronous(1), panics_at_first)
+            .register_async_handler(asynchronous(2), |_: AsyncRequest, _: AsyncResponder| {
+                PanicsAtLast
+            })
     });
     let client = Client::connect(&server.options()).unwrap();
-    for message_type in [synchronous(0), asynchronous(0), synchronous(0), asynchronous(0)] {
-        let ended = client.call(message_type, b"");
-        assert!(matches!(ended, Err(IpcError::HandlerPanic)), "{ended:?}");
+    let panics = [synchronous(0), asynchronous(0), asynchronous(1), asynchronous(2)];
+    for message_type in panics.into_iter().chain(panics) {
+        let ended = client.call_with(message_type, b"", RequestOptions::within(PATIENCE));
+        assert!(matches!(ended, Err(IpcError::HandlerPanic)), "{message_type}: {ended:?}");
     }
     assert_eq!(client.call(MessageType::ECHO, b"still here").unwrap(), b"still here");
 }

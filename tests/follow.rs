@@ -23,9 +23,11 @@ const PAUSE: Duration = Duration::from_millis(3);
 
 /// Requests of this type are answered only by their cancellation.
 const HOLD: MessageType = MessageType::user(0);
+/// And of this one by the worker, at once.
+const STIR: MessageType = MessageType::user(1);
 
-/// The threads of a server's only shard: its own, and one of its executor's, which never moves; and
-/// those of its worker, likewise.
+/// The threads of a server's only shard: its own, and one of its executor's, which never moves; and its
+/// worker's.
 struct Shard {
     tasks: Vec<PathBuf>,
     home: usize,
@@ -68,7 +70,10 @@ fn serve(directory: &Path, home: usize, follow_client: bool) -> (RunningServer, 
     let before = threads();
     let config = Config::load(&sources).unwrap();
     let hold = async |_: AsyncRequest, _: AsyncResponder| std::future::pending().await;
-    let server = IpcServer::builder().config(config).register_async_handler(HOLD, hold).start();
+    let stir = async |_: AsyncRequest, _: AsyncResponder| Ok(());
+    let builder = IpcServer::builder().config(config);
+    let server =
+        builder.register_async_handler(HOLD, hold).register_async_handler(STIR, stir).start();
     let tasks = |name: &str| {
         let mut tasks = threads();
         tasks.retain(|task| {
@@ -122,6 +127,11 @@ fn cold_call(client: &mut Connection) {
     let mut answer = Vec::new();
     client.call(MessageType::ECHO, b"cold", &mut answer).unwrap();
     assert_eq!(answer, b"cold");
+}
+
+/// Has the worker do something: a crowd that does nothing is in nobody's way.
+fn stir(client: &mut Connection) {
+    client.call(STIR, b"", &mut Vec::new()).unwrap();
 }
 
 /// Calls without a pause, likewise.
@@ -212,11 +222,13 @@ fn a_worker_with_a_crowd_of_requests_leaves_the_core_to_the_shard_and_its_client
     while !shard.worker_avoids(client_core) {
         assert!(Instant::now() < deadline, "the worker never left");
         cold_call(&mut client);
+        stir(&mut client);
     }
     // Hot, the shard is on its own core again, and the worker may run where it likes.
     while shard.worker_avoids(client_core) {
         assert!(Instant::now() < deadline, "the worker stays away from a core that nobody needs");
         hot_calls(&mut client, &shard, home);
+        stir(&mut client);
     }
     assert!(cold_calls(&mut client, &shard, client_core, PATIENCE), "the shard never came");
     drop(others);

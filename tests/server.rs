@@ -6,7 +6,7 @@ use std::fs;
 use std::io::Read as _;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::{Arc, Barrier};
+use std::sync::{Arc, Barrier, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -260,4 +260,19 @@ fn who_connects_while_a_handler_holds_the_shard_up_gets_in_afterwards() {
         assert!(asked.is_ok(), "newcomer {index}: {asked:?}");
     }
     asking.join().unwrap().unwrap();
+}
+
+#[test]
+fn a_start_that_fails_half_way_ends_and_leaves_the_socket_to_the_next() {
+    let directory = tempfile::tempdir().unwrap();
+    // No machine has the second core.
+    let settings = "shards.count = 2\nshards.cores = [0, 1023]";
+    let builder = IpcServer::builder().config(config(directory.path(), settings));
+    let (report, ended) = mpsc::channel();
+    thread::spawn(move || report.send(builder.start().err()));
+    let error = ended.recv_timeout(PATIENCE).expect("it ends").expect("it fails");
+    assert!(error.to_string().contains("data shard 1"), "{error}");
+    let server = IpcServer::builder().config(config(directory.path(), "")).start().unwrap();
+    let client = Client::connect(&options(&server)).unwrap();
+    assert_eq!(client.call(MessageType::ECHO, b"now").unwrap(), b"now");
 }

@@ -40,6 +40,10 @@ const LOOK_INTERVAL_NS: u64 = 5_000;
 /// large message every few milliseconds shall not wait for fresh pages each time.
 const GIVE_BACK_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How long workers may take to let go of the connections that a drain did not see out. One that hangs
+/// or is gone never does.
+const WORKERS_GRACE: Duration = Duration::from_secs(1);
+
 /// A connection on its way from the control thread to its shard.
 pub(crate) struct Arrival {
     pub(crate) connection: NewConnection<Region>,
@@ -81,8 +85,12 @@ impl ShardShared {
 
     /// Asks the shard to drain and stop.
     pub(crate) fn stop(&self) {
-        self.stopping.store(true, Ordering::Release); // Pairs with the load in `look_around`.
+        self.stopping.store(true, Ordering::Release); // Pairs with `is_stopping`.
         self.waker.wake_if_parked();
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
     }
 }
 
@@ -117,8 +125,10 @@ pub(crate) struct DataShard {
     clock: MonotonicClock,
     /// How long a drain may take.
     shutdown_timeout: Duration,
-    /// When the drain must be over.
+    /// When the drain must be over; when it was not, until when workers may let go.
     drain_until: Option<Timestamp>,
+    /// The drain was not over in time, and every connection was ended.
+    has_ended_all: bool,
     outputs: Vec<Output>,
     /// Buffers give their pages back when the shard parks after this.
     pool: BufferPool,
@@ -156,6 +166,7 @@ impl DataShard {
             clock: MonotonicClock(Instant::now()),
             shutdown_timeout,
             drain_until: None,
+            has_ended_all: false,
             outputs: Vec::with_capacity(Table::<Region>::outputs_max(slot_count) + slot_count),
             pool,
             give_back_after: Timestamp::default(),
@@ -204,7 +215,7 @@ impl DataShard {
                         now = self.clock.now();
                     }
                 }
-                Turn::Parked if self.is_finished() => return,
+                Turn::Parked if self.is_finished(now) => return,
                 Turn::Parked => {
                     self.park(now);
                     now = self.clock.now();
@@ -229,7 +240,7 @@ impl DataShard {
         if !self.shared.arrivals.is_empty() {
             self.take_arrivals(now);
         }
-        if self.shared.stopping.load(Ordering::Acquire) {
+        if self.shared.is_stopping() {
             self.drain(now);
         }
         if self.idle_due.is_some_and(|due| now >= due) {
@@ -239,8 +250,9 @@ impl DataShard {
         self.uring.submit();
     }
 
-    fn is_finished(&self) -> bool {
-        self.drain_until.is_some() && self.table.occupied_count() == 0
+    fn is_finished(&self, now: Timestamp) -> bool {
+        let Some(until) = self.drain_until else { return false };
+        self.table.occupied_count() == 0 || (self.has_ended_all && now >= until)
     }
 
     /// Sleeps until a doorbell, a hang-up, mail, news or a deadline.
@@ -258,7 +270,7 @@ impl DataShard {
         let waker = Arc::clone(&self.shared.waker);
         waker.parked().arm();
         // The last look at everything that rings only a parked shard.
-        let stopping = self.shared.stopping.load(Ordering::Acquire) && self.drain_until.is_none();
+        let stopping = self.shared.is_stopping() && self.drain_until.is_none();
         if self.table.has_news() || !self.shared.arrivals.is_empty() || stopping {
             waker.parked().disarm();
             return;
@@ -315,7 +327,11 @@ impl DataShard {
                 self.drain_until = Some(now.after(self.shutdown_timeout));
                 self.table.drain(now);
             }
-            Some(until) if now >= until && self.table.occupied_count() > 0 => self.table.end_all(),
+            Some(until) if now >= until && !self.has_ended_all => {
+                self.table.end_all();
+                self.has_ended_all = true;
+                self.drain_until = Some(now.after(WORKERS_GRACE));
+            }
             Some(_) => {}
         }
     }

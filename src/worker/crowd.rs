@@ -5,10 +5,12 @@
 //! second, and an editor's keystroke and the shard that answers it would wait behind it each time.
 //!
 //! The invariant to remember: no request waits for this, and whoever looks at the shards' places does
-//! so only while there is a crowd, so that an idle daemon makes no wake-ups.
+//! so only while there is a crowd that does something, so that an idle daemon makes no wake-ups.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::rc::Rc;
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
 #[cfg(not(annulus_loom))]
@@ -30,6 +32,10 @@ pub(super) struct Crowd {
     requests: Cell<usize>,
     /// Somebody looks at where the shards sit.
     watched: Cell<bool>,
+    /// A request has begun, has said something or has ended since the last look.
+    stirred: Cell<bool>,
+    /// Who looks, while nothing stirs.
+    resting: RefCell<Option<Waker>>,
 }
 
 /// One of them; it has left when this is dropped.
@@ -38,17 +44,45 @@ pub(super) struct Member(Rc<Crowd>);
 impl Crowd {
     /// Of a worker with these links.
     pub(super) fn new(links: Vec<Rc<LinkState>>) -> Rc<Self> {
-        Rc::new(Self { links, requests: Cell::new(0), watched: Cell::new(false) })
+        Rc::new(Self {
+            links,
+            requests: Cell::new(0),
+            watched: Cell::new(false),
+            stirred: Cell::new(false),
+            resting: RefCell::default(),
+        })
     }
 
     /// One more request.
     pub(super) fn join(self: &Rc<Self>) -> Member {
         self.requests.set(self.requests.get() + 1);
+        self.stir();
         if self.requests.get() >= CROWD_MIN && !self.watched.replace(true) {
             let crowd = Rc::clone(self);
             executor::spawn(async move { crowd.keep_aside().await });
         }
         Member(Rc::clone(self))
+    }
+
+    /// One of them does something.
+    pub(super) fn stir(&self) {
+        if !self.stirred.replace(true)
+            && let Some(watcher) = self.resting.borrow_mut().take()
+        {
+            watcher.wake();
+        }
+    }
+
+    /// Ends when a request has done something since it was last asked.
+    async fn has_stirred(&self) {
+        poll_fn(|context| {
+            if self.stirred.replace(false) {
+                return Poll::Ready(());
+            }
+            *self.resting.borrow_mut() = Some(context.waker().clone());
+            Poll::Pending
+        })
+        .await;
     }
 
     /// Keeps this thread off the cores where shards sit with their clients while there is a crowd.
@@ -65,6 +99,7 @@ impl Crowd {
                     left = taken;
                 }
                 executor::sleep(LOOK_PERIOD).await;
+                self.has_stirred().await;
             }
             if !left.is_empty() {
                 cores.run_on_all_but(std::iter::empty());
@@ -77,6 +112,7 @@ impl Crowd {
 impl Drop for Member {
     fn drop(&mut self) {
         self.0.requests.set(self.0.requests.get() - 1);
+        self.0.stir();
     }
 }
 
@@ -140,8 +176,16 @@ mod tests {
             shard.sit_beside(Some(*taken));
             moved_to(others).await;
             shard.sit_beside(None);
+            crowd.stir();
             moved_to(&all).await;
+            // While nothing stirs, nobody is in anybody's way.
+            while crowd.stirred.get() || crowd.resting.borrow().is_none() {
+                executor::sleep(LOOK_PERIOD).await;
+            }
             shard.sit_beside(Some(*taken));
+            some_looks().await;
+            assert_eq!(cores(), all);
+            crowd.stir();
             moved_to(others).await;
             // As many as it takes not to be one any more, and not earlier.
             requests.truncate(CROWD_ENDS + 1);

@@ -20,11 +20,12 @@ pub use handler::{AsyncHandler, AsyncRequest, AsyncResponder};
 
 use std::collections::HashMap;
 use std::io;
+use std::panic::AssertUnwindSafe;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_lite::future;
+use futures_lite::{FutureExt, future};
 
 use self::crowd::Crowd;
 #[cfg(annulus_loom)]
@@ -65,23 +66,29 @@ impl WorkerStop {
     }
 
     pub(crate) fn stop(&self) {
-        self.stopping.store(true, Ordering::Release); // Pairs with the load in `run`.
+        self.stopping.store(true, Ordering::Release); // Pairs with `is_stopping`.
         self.waker.wake();
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
     }
 }
 
-/// Runs until told to stop; the future of the executor's one long task.
-pub(crate) async fn run(options: WorkerOptions) -> io::Result<()> {
+/// Runs until told to stop; the future of the executor's one long task. Calls `serves` once nothing
+/// stands in the way any more, and drops what that gives when it has ended.
+pub(crate) async fn run<G>(options: WorkerOptions, serves: impl FnOnce() -> G) -> io::Result<()> {
     let WorkerOptions { links, handlers, codecs, request_timeout, doorbell, stop } = options;
     let mut doorbell = executor::Doorbell::new(doorbell)?;
+    let _serving = serves();
     let links: Vec<Rc<LinkState>> =
         links.into_iter().map(|end| Rc::new(LinkState::new(end))).collect();
-    let mut sessions: Vec<Sessions> =
-        links.iter().map(|link| Sessions::new(Rc::clone(link))).collect();
     let crowd = Crowd::new(links.clone());
+    let mut sessions: Vec<Sessions> =
+        links.iter().map(|link| Sessions::new(Rc::clone(link), Rc::clone(&crowd))).collect();
     let server = Rc::new(Server { handlers, codecs, request_timeout, crowd });
     // Bounded by the daemon's life; each round ends in a sleep or in a job.
-    while !stop.stopping.load(Ordering::Acquire) {
+    while !stop.is_stopping() {
         for (link, sessions) in links.iter().zip(&mut sessions) {
             // Bounded: a client that floods us with cancels would otherwise keep all tasks waiting.
             for _ in 0..JOBS_PER_ROUND {
@@ -131,7 +138,9 @@ fn dispatch(job: Job, sessions: &mut Sessions, server: &Rc<Server>) {
             let server = Rc::clone(server);
             let member = server.crowd.join();
             executor::spawn(async move {
-                let outcome = server.serve(request, responder.clone()).await;
+                // Whatever of a handler panics: its call, its future, or that as it is dropped.
+                let served = AssertUnwindSafe(server.serve(request, responder.clone()));
+                let outcome = served.catch_unwind().await.unwrap_or(Err(IpcError::HandlerPanic));
                 // The handler's future is gone by now, and what it held upstream with it.
                 responder.finish(outcome).await;
                 session.retire(header.request_id, &ticket);
@@ -148,14 +157,11 @@ impl Server {
         request: AsyncRequest,
         responder: AsyncResponder,
     ) -> Result<(), IpcError> {
-        use futures_lite::FutureExt;
         let handler =
             self.handlers.get(&request.message_type()).ok_or(IpcError::UnknownMessageType)?;
         let deadline = deadline(&request.header(), self.request_timeout);
         let cancelled = responder.cancelled();
-        let handled =
-            std::panic::AssertUnwindSafe(handler.handle(request, responder)).catch_unwind();
-        let handled = async { handled.await.unwrap_or(Err(IpcError::HandlerPanic)) };
+        let handled = handler.handle(request, responder);
         let stopped = async {
             cancelled.await;
             Err(IpcError::Cancelled)

@@ -198,7 +198,7 @@ impl Worker {
 
     /// Serves on this thread until it is told to stop.
     pub fn run(self, order: Order) {
-        block_on(super::run(self.0), order).expect("nothing here fails");
+        block_on(super::run(self.0, || {}), order).expect("nothing here fails");
         // What tasks have left belongs to this execution.
         with(mem::take);
     }

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
+use super::crowd::Crowd;
 #[cfg(not(annulus_loom))]
 use super::executor;
 #[cfg(annulus_loom)]
@@ -25,7 +26,20 @@ struct Waiter {
     slot: u32,
     /// Where the ring's head was when there was no space.
     head: Position,
-    waker: Waker,
+    news: Rc<News>,
+}
+
+/// What a waiter is told, and how.
+struct News {
+    told: Cell<bool>,
+    waker: RefCell<Waker>,
+}
+
+impl News {
+    fn tell(&self) {
+        self.told.set(true);
+        self.waker.borrow().wake_by_ref();
+    }
 }
 
 /// The worker's end of one link, shared by its tasks (all on one thread).
@@ -69,7 +83,7 @@ impl LinkState {
         self.waiters.borrow_mut().retain(|waiter| {
             let waits = end.will_ring(waiter.slot, waiter.head);
             if !waits {
-                waiter.waker.wake_by_ref();
+                waiter.news.tell();
             }
             waits
         });
@@ -79,7 +93,7 @@ impl LinkState {
     fn wake_waiters_of(&self, slot: u32) {
         self.waiters.borrow_mut().retain(|waiter| {
             if waiter.slot == slot {
-                waiter.waker.wake_by_ref();
+                waiter.news.tell();
             }
             waiter.slot != slot
         });
@@ -87,37 +101,58 @@ impl LinkState {
 
     /// Ends when the shard has freed space for `slot`. The caller has just found its ring full.
     async fn wait(&self, slot: u32) {
-        let mut registered = false;
+        let waker = poll_fn(|context| Poll::Ready(context.waker().clone())).await;
+        let news = Rc::new(News { told: Cell::new(false), waker: RefCell::new(waker) });
+        let head = self.end.borrow().head_seen(slot);
+        self.waiters.borrow_mut().push(Waiter { slot, head, news: Rc::clone(&news) });
+        let place = Place { link: self, news };
         poll_fn(|context| {
-            if registered {
+            if place.news.told.get() {
                 return Poll::Ready(());
             }
-            registered = true;
-            let head = self.end.borrow().head_seen(slot);
-            self.waiters.borrow_mut().push(Waiter { slot, head, waker: context.waker().clone() });
+            // Polled for another reason: a handler may wait for several things at once.
+            place.news.waker.borrow_mut().clone_from(context.waker());
             Poll::Pending
         })
         .await;
     }
 }
 
+/// A waiter's place among the others, given up when this is dropped.
+struct Place<'a> {
+    link: &'a LinkState,
+    news: Rc<News>,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        // Who was told is no longer among them.
+        if !self.news.told.get() {
+            let is_other = |waiter: &Waiter| !Rc::ptr_eq(&waiter.news, &self.news);
+            self.link.waiters.borrow_mut().retain(is_other);
+        }
+    }
+}
+
 /// The connections of one shard that have had requests here, by slot.
 pub(super) struct Sessions {
     link: Rc<LinkState>,
+    crowd: Rc<Crowd>,
     by_slot: HashMap<u32, Rc<Session>>,
 }
 
 impl Sessions {
-    pub(super) fn new(link: Rc<LinkState>) -> Self {
-        Self { link, by_slot: HashMap::new() }
+    pub(super) fn new(link: Rc<LinkState>, crowd: Rc<Crowd>) -> Self {
+        Self { link, crowd, by_slot: HashMap::new() }
     }
 
     /// The session of the connection in `slot`.
     pub(super) fn open(&mut self, slot: u32, connection_id: u64) -> Rc<Session> {
-        let link = &self.link;
+        let (link, crowd) = (&self.link, &self.crowd);
         Rc::clone(self.by_slot.entry(slot).or_insert_with(|| {
             Rc::new(Session {
                 link: Rc::clone(link),
+                crowd: Rc::clone(crowd),
                 slot,
                 connection_id,
                 closed: Cell::new(false),
@@ -159,6 +194,7 @@ impl Sessions {
 /// One connection.
 pub(super) struct Session {
     link: Rc<LinkState>,
+    crowd: Rc<Crowd>,
     slot: u32,
     connection_id: u64,
     closed: Cell<bool>,
@@ -196,6 +232,7 @@ impl Session {
             let published = self.link.end.borrow_mut().publish(self.slot, header, payload);
             match published {
                 Ok(()) => {
+                    self.crowd.stir();
                     if header.is_last() {
                         ticket.answered.set(true);
                     }
@@ -242,5 +279,47 @@ impl Ticket {
             *self.waker.borrow_mut() = Some(context.waker().clone());
             Poll::Pending
         })
+    }
+}
+
+#[cfg(all(test, not(annulus_loom)))]
+mod tests {
+    use std::pin::pin;
+    use std::sync::Arc;
+    use std::task::Context;
+
+    use super::*;
+    use crate::link::link;
+    use crate::pool::{BufferPool, PoolSizes};
+    use crate::wake::{ShardWaker, WorkerWaker};
+    use crate::wire::MessageType;
+
+    #[test]
+    fn who_waits_for_space_is_there_once_however_often_it_is_polled_and_gone_when_it_is_dropped() {
+        let (waker, _doorbell) = WorkerWaker::new().unwrap();
+        let shard = Arc::new(ShardWaker::new().unwrap());
+        let pool = BufferPool::new(PoolSizes::for_config(12, 1 << 20)).unwrap();
+        let (_shard_end, end) = link(1, pool, shard, Arc::new(waker)).unwrap();
+        let link = LinkState::new(end);
+        let chunk = FrameHeader::request(MessageType::STREAM, 1).chunk();
+        // Bounded by the reply ring.
+        while link.end.borrow_mut().publish(0, chunk, b"some text").is_ok() {}
+
+        let mut context = Context::from_waker(Waker::noop());
+        {
+            let mut waits = pin!(link.wait(0));
+            for _ in 0..100 {
+                assert!(waits.as_mut().poll(&mut context).is_pending(), "there is no space");
+                link.wake_waiters();
+                assert_eq!(link.waiters.borrow().len(), 1);
+            }
+        }
+        assert!(link.waiters.borrow().is_empty());
+
+        let mut waits = pin!(link.wait(0));
+        assert!(waits.as_mut().poll(&mut context).is_pending());
+        link.wake_waiters_of(0);
+        assert!(waits.as_mut().poll(&mut context).is_ready());
+        assert!(link.waiters.borrow().is_empty());
     }
 }
