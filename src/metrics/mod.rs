@@ -66,7 +66,7 @@ pub struct MetricsOptions {
 pub struct BuildInfo {
     /// The package's version.
     pub version: &'static str,
-    /// The commit that it was built from.
+    /// The commit that it was built from, where the build was told (`ANNULUS_REVISION`).
     pub revision: &'static str,
 }
 
