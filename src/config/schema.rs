@@ -1,8 +1,9 @@
-//! Every key: its name, type, default, range and meaning, each said once.
+//! Keys, each with its name, type, default, range and meaning, said once: here the root's, those of
+//! `[ipc]`, `[metrics]`, `[shards]` and the loopback; all others are in `remote`.
 //!
 //! [`section!`] turns a struct with defaults and rules into the plain struct that the daemon reads
 //! and into the list of its fields, over which everything else loops: parsing, the environment,
-//! errors, the template and `config show`. A key is added by adding a field here.
+//! errors, the template and `config show`. A key is added by adding a field to its section.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -97,7 +98,8 @@ section! {
         /// The largest request or reply chunk.
         max_message_size: u32 = 10_485_760, Rule::Range(4_096, 67_108_864, "bytes");
 
-        /// Buffers for payloads that outlive their frame, over all sizes.
+        /// Buffers of each shard for payloads that outlive their frame, up to 1 MiB; four for
+        /// larger ones come on top.
         buffer_pool_size: u32 = 100, Rule::Range(8, 4_096, "buffers");
 
         /// A client that has not finished its handshake by then is turned away.
