@@ -19,6 +19,8 @@
 //! worker       executors for asynchronous handlers
 //! http         an HTTP client on a worker executor: names, proxies, TLS, kept connections
 //!
+//! config       flags, environment, file and defaults; knows the kinds of provider
+//!
 //! connection   a data shard's state machine: (input, now) → output
 //! link         job ring and reply rings between a shard and a worker
 //! dialect      how AI providers are asked and answer: six pure codecs, a row for each kind
@@ -35,7 +37,7 @@
 //! footprint    memory of a process  trim         gives back what only the start needed (both cli)
 //! scheduling   how soon a woken thread runs
 //! paths        socket and file      checksum     CRC-32C
-//! limits       every bound          copy         bytes into shared words and back
+//! limits       bounds               copy         bytes into shared words and back
 //! sync         atomics, or loom's   stand_in   the models' kernel
 //! ```
 //!

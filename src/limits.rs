@@ -1,7 +1,8 @@
-//! Every bound of the system, in one place, with the assertions between them.
+//! Bounds of rings, connections and shards, with the assertions between them.
 //!
 //! Sizes are in bytes, counts are counts, durations carry their unit in the name. What a person can
-//! configure has its default and its range here; the rest is fixed by the protocol or by design.
+//! configure is in `config::schema` and `config::remote`, which take some of its limits from here;
+//! the rest is fixed by the protocol or by design.
 
 use static_assertions::const_assert;
 

@@ -37,7 +37,8 @@ pub(crate) struct Arguments {
     /// "review this:" -. Without any word, the prompt is standard input
     prompt: Vec<String>,
 
-    /// The model, by the name that its provider knows [default: the default provider's]
+    /// The model: PROVIDER/MODEL, a provider, a name of [models.NAME], or as the default provider
+    /// knows it [default: the default provider's]
     #[arg(short, long, value_name = "NAME")]
     model: Option<String>,
 

@@ -2,8 +2,10 @@
 //!
 //! ```text
 //! session     global options, configuration
-//! output      text, JSON, colour           exit      exit codes, one table
+//! client      how to reach the daemon      interrupt   Ctrl-C
+//! output      text, JSON, colour           exit        exit codes, one table
 //! failure     what went wrong, for people and for tools
+//! logging     what is logged, and how      core_dumps  keeps keys and prompts out of them
 //! ```
 //!
 //! Results go to standard output and everything else to standard error. With `--json` every line of

@@ -30,7 +30,8 @@
 //! link        one connection without a policy: both ring ends, doorbells, the socket
 //! wait        when a waiting client polls, looks around, and parks
 //! connection  Connection: exclusive                 pool   ConnectionPool
-//! shared      what a Client's clones share: requests by id, credits, the pump
+//! shared      what a Client's clones (shared_client) share: requests by id, credits, the pump
+//! stream      answers piece by piece
 //! slot        where one request waits               flight one request on its way
 //! lead        who parks for everybody               driver who does so for tasks (or tokio)
 //! ```

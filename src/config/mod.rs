@@ -1,8 +1,8 @@
 //! The configuration: flags over environment over file over defaults.
 //!
 //! Every value remembers where it comes from ([`Origin`]), so that `annulus config show` can tell;
-//! and all mistakes are reported together ([`ConfigErrors`]). The keys themselves are in `schema`,
-//! each described once; nothing else knows their names.
+//! and all mistakes are reported together ([`ConfigErrors`]). The keys themselves are in `schema`
+//! and `remote`, each described once.
 
 mod document;
 mod environment;

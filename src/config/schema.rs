@@ -1,8 +1,9 @@
-//! Every key: its name, type, default, range and meaning, each said once.
+//! Keys, each with its name, type, default, range and meaning, said once: here the root's, those of
+//! `[ipc]`, `[metrics]`, `[shards]` and the loopback; all others are in `remote`.
 //!
 //! [`section!`] turns a struct with defaults and rules into the plain struct that the daemon reads
 //! and into the list of its fields, over which everything else loops: parsing, the environment,
-//! errors, the template and `config show`. A key is added by adding a field here.
+//! errors, the template and `config show`. A key is added by adding a field to its section.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,12 +12,20 @@ use super::raw::Raw;
 use super::remote::RemoteConfig;
 use super::value::{AUTO, Field, Key, Rule, Value};
 use crate::dialect::{ROWS, Row};
+use crate::limits::{
+    CONNECTIONS_MAX_DEFAULT, MESSAGE_SIZE_MAX_CEILING, MESSAGE_SIZE_MAX_DEFAULT,
+    MESSAGE_SIZE_MAX_FLOOR,
+};
 
 /// A year: long enough for anybody, and far from where adding it to a clock could overflow.
 pub(super) const SECS_MAX: u64 = 31_536_000;
 
 /// For numbers that mean nothing in particular when they are large.
 pub(super) const U32_MAX: u64 = u32::MAX as u64;
+
+/// Values of `ipc.max_message_size`.
+const MESSAGE_SIZE: Rule =
+    Rule::Range(MESSAGE_SIZE_MAX_FLOOR as u64, MESSAGE_SIZE_MAX_CEILING as u64, "bytes");
 
 /// The root's only key of its own; it stays a field of `Config`, for the reader's sake.
 pub(super) const DEFAULT_PROVIDER: Key = Key {
@@ -89,15 +98,16 @@ section! {
         socket_path: PathBuf = AUTO.into(), Rule::SocketPath;
 
         /// Connections served at once; a further one is refused at its handshake.
-        max_connections: u32 = 1_000, Rule::Range(1, 10_000, "");
+        max_connections: u32 = CONNECTIONS_MAX_DEFAULT, Rule::Range(1, 10_000, "");
 
         /// A connection that stays quiet for so long is closed; 0 keeps it forever.
         idle_timeout_secs: u64 = 300, Rule::Range(0, SECS_MAX, "seconds");
 
         /// The largest request or reply chunk.
-        max_message_size: u32 = 10_485_760, Rule::Range(4_096, 67_108_864, "bytes");
+        max_message_size: u32 = MESSAGE_SIZE_MAX_DEFAULT, MESSAGE_SIZE;
 
-        /// Buffers for payloads that outlive their frame, over all sizes.
+        /// Buffers of each shard for payloads that outlive their frame, up to 1 MiB; four for
+        /// larger ones come on top.
         buffer_pool_size: u32 = 100, Rule::Range(8, 4_096, "buffers");
 
         /// A client that has not finished its handshake by then is turned away.

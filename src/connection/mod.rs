@@ -8,6 +8,7 @@
 //! [`Table::new`].
 
 mod company;
+mod counted;
 mod handler;
 mod in_flight;
 mod routes;

@@ -13,7 +13,7 @@ use crate::limits::{
     SYNC_REPLY_SIZE_MIN,
 };
 use crate::link::{Forwarded, Job, JobKind, ShardEnd};
-use crate::metrics::{ErrorStatus, LeaseTier, MessageKind, ShardMetrics};
+use crate::metrics::{LeaseTier, MessageKind, ShardMetrics};
 use crate::pool::BufferPool;
 use crate::protocol::Codec;
 use crate::region::RegionView;
@@ -454,38 +454,5 @@ impl Ends {
         shared.metrics.responses_published(kind, 1, detail.len() as u64);
         shared.metrics.failed(kind, status);
         Ok(Taken::Done)
-    }
-}
-
-impl From<MessageType> for MessageKind {
-    fn from(message_type: MessageType) -> Self {
-        match message_type {
-            MessageType::ECHO => Self::Echo,
-            MessageType::HEARTBEAT => Self::Heartbeat,
-            MessageType::COMPLETE => Self::Complete,
-            MessageType::STREAM => Self::Stream,
-            MessageType::CANCEL => Self::Cancel,
-            other if other.is_user() => Self::User,
-            _ => Self::Builtin,
-        }
-    }
-}
-
-impl ShardMetrics {
-    /// Counts an answer that is not `Ok`.
-    pub(super) fn failed(&self, kind: MessageKind, status: Status) {
-        let status = match status {
-            Status::Ok => return,
-            Status::MessageTooLarge => ErrorStatus::TooLarge,
-            Status::UnknownMessageType => ErrorStatus::UnknownType,
-            Status::HandlerPanic => ErrorStatus::HandlerPanic,
-            Status::Timeout => ErrorStatus::Timeout,
-            Status::Cancelled => ErrorStatus::Cancelled,
-            Status::Busy => ErrorStatus::Busy,
-            Status::InvalidRequest => ErrorStatus::Invalid,
-            Status::ShuttingDown => ErrorStatus::Unavailable,
-            _ => ErrorStatus::Internal,
-        };
-        self.request_failed(kind, status);
     }
 }

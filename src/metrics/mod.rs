@@ -1,7 +1,7 @@
 //! What the daemon counts, and how it is shown.
 //!
 //! A [`Metrics`] is made once, shared by `Arc`, and never allocates again until someone asks for a
-//! page. Each data shard owns one [`ShardMetrics`], and the control executor one [`Closings`]:
+//! page. Each data shard owns one [`ShardMetrics`], and the control thread one [`Closings`]:
 //! **one writer per block, any reader**. That is what makes a count cost two plain moves on a cache
 //! line that no other shard writes.
 //!
@@ -109,7 +109,7 @@ impl Metrics {
         &self.shards[shard_index]
     }
 
-    /// The block of the control executor, which alone may write to it: connections that it turned
+    /// The block of the control thread, which alone may write to it: connections that it turned
     /// away before a shard saw them.
     pub fn control(&self) -> &Closings {
         &self.control
@@ -224,7 +224,7 @@ struct KindMetrics {
 }
 
 /// Why connections ended or never began, and how peers broke the protocol. Aligned like
-/// [`ShardMetrics`], since the control executor and each shard own one.
+/// [`ShardMetrics`], since the control thread and each shard own one.
 #[derive(Debug)]
 #[repr(align(128))]
 pub struct Closings {

@@ -1,4 +1,5 @@
-//! A data shard: a pinned executor with one task, which drives a [`Table`] and its own uring.
+//! A data shard: an executor with one task, on a core of its own where `shards.cores` names one,
+//! which drives a [`Table`] and its own uring.
 //!
 //! The shell around the state machine: it owns descriptors, reads the clock, sleeps and wakes.
 //! After start-up it allocates nothing and waits only where it parks.

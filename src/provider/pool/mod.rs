@@ -8,6 +8,7 @@
 //! key limits  reading, resting, rates            lease      the use of an endpoint and a key
 //! backoff     waits                              watch      deadlines
 //! request     headers and the key                keepsakes  what providers want back
+//! real        the world behind the seams, but for the network
 //! ```
 //!
 //! The cool-down belongs to a key, the breaker to an endpoint, and both learn how a request ended
