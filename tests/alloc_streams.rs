@@ -148,7 +148,7 @@ fn stream(client: &mut Connection, asked: usize, leave: Leave) -> usize {
 /// The same from an upstream; a rate keeps it going until it hears of the cancellation.
 fn remote_stream(client: &mut Connection, leave: Leave) -> usize {
     const CHUNKS: usize = 500;
-    let script = if leave == Leave::AtTheEnd { "" } else { "_rate-1000" };
+    let script = if leave == Leave::AtTheEnd { "" } else { "_rate-200" };
     let id = send(client, &request(&format!("remote/fake-chunks-{CHUNKS}{script}"), "?"));
     follow(client, id, CHUNKS, leave)
 }

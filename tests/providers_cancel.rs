@@ -359,7 +359,7 @@ fn cancel_many(count: usize) {
         "p/fake-stall",
         "p/fake-chunks-2000_rate-1000",
         "p/fake-comments-1",
-        "p/fake-slow-headers-1",
+        "p/fake-slow-headers-20",
     ];
     let upstream = upstream();
     let daemon = visible(&format!("upstream.retries_max = 0\n{}", openai(&upstream)));

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::{Read as _, Write as _};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -146,6 +146,12 @@ fn a_wrong_key_is_told_from_an_endpoint_that_is_not_there() {
     assert!(problem.contains("with env:K: refused the key (HTTP 401): wrong key"), "{problem}");
 
     upstream.refuse();
+    // Its listener is another thread's to close.
+    let end = Instant::now() + Duration::from_secs(30);
+    while TcpStream::connect(upstream.address()).is_ok() {
+        assert!(Instant::now() < end, "it still accepts");
+        thread::sleep(Duration::from_millis(1));
+    }
     let (code, absent) = check(KEY);
     let endpoint = &absent["endpoints"][0];
     assert_eq!((code, &absent["ok"]), (1, &false.into()));
@@ -244,11 +250,10 @@ fn what_an_upstream_repeats_and_what_a_terminal_would_obey_is_taken_out() {
 fn each_endpoint_is_asked_with_each_key_but_not_again_where_nobody_is() {
     let upstream = upstream(None);
     let good = upstream.url() + "/v1";
-    // Nobody listens on the port of a socket that is bound only.
-    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let absent = format!("http://{nobody}/v1");
+    // A port that nobody is given who asks for any.
+    let absent = "http://127.0.0.1:1/v1";
     let keys = "keys = [\"env:WRONG\", \"env:K\"]";
-    let home = Home::with("openai", &[&absent, &good], keys, "");
+    let home = Home::with("openai", &[absent, &good], keys, "");
     let checked = home.run(KEY, &["check", "--json"]);
     assert_eq!(code(&checked), 1);
     let value: Value = serde_json::from_str(&stdout(&checked)).unwrap();

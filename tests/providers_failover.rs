@@ -94,8 +94,8 @@ fn before_the_first_output_the_next_provider_answers_and_the_client_sees_nothing
 #[test]
 fn a_provider_that_does_not_listen_or_speak_is_passed_over() {
     let second = upstream();
-    // A port that was free a moment ago, and one that accepts and says nothing.
-    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    // A port that nobody is given, and one that accepts and says nothing.
+    let closed = "127.0.0.1:1";
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut config = provider("closed", "openai", &format!("http://{closed}"), "");
     let url = format!("https://{}", silent.local_addr().unwrap());
@@ -133,8 +133,9 @@ fn after_the_commit_point_there_is_one_error_and_nobody_else_is_asked() {
             scope.spawn(move || {
                 let client = client(daemon);
                 for script in AFTER_OUTPUT {
-                    // Slow enough that the first piece is out before it breaks.
-                    let request = ask(&format!("{kind}/fake-chunks-4_rate-100_{script}"));
+                    // Slow enough that the first piece is out before it breaks: what comes in one read
+                    // with the break was seen by nobody, and the next provider is asked.
+                    let request = ask(&format!("{kind}/fake-chunks-4_rate-5_{script}"));
                     let answer = stream(&client, &request);
                     let text = answer.failure();
                     assert!(answer.pieces >= 1, "{kind} {script}: {answer:?}");

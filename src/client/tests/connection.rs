@@ -1,5 +1,6 @@
 //! The exclusive connection.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::in_time;
@@ -9,6 +10,7 @@ use crate::client::testing::{
     welcome,
 };
 use crate::client::{Connection, Received, RequestOptions, WaitPolicy};
+use crate::sync::{AtomicBool, Ordering};
 use crate::wire::{Goodbye, MessageType, Status};
 
 const SOON: RequestOptions = RequestOptions::within(Duration::from_millis(30));
@@ -244,9 +246,13 @@ fn a_wait_ends_at_its_deadline() {
 #[test]
 fn a_full_ring_gives_none_and_takes_the_request_later() {
     in_time(|| {
-        // Takes nothing until the client has met a full ring and sent its last word.
-        let daemon = StandIn::with(welcome(), |peer| {
-            std::thread::sleep(Duration::from_millis(50));
+        // Takes nothing until the client has met a full ring.
+        let is_full = Arc::new(AtomicBool::new(false));
+        let met = Arc::clone(&is_full);
+        let daemon = StandIn::with(welcome(), move |peer| {
+            while !met.load(Ordering::Relaxed) && peer.is_wanted() {
+                std::thread::sleep(Duration::from_millis(1));
+            }
             peer.serve();
         });
         let mut connection = Connection::connect(
@@ -258,6 +264,7 @@ fn a_full_ring_gives_none_and_takes_the_request_later() {
         while let Some(id) = connection.try_send(MessageType::ECHO, &sent).unwrap() {
             ids.push(id);
         }
+        is_full.store(true, Ordering::Relaxed);
         assert!((2..=6).contains(&ids.len()), "{}", ids.len());
         connection.notify();
         for id in ids {

@@ -74,7 +74,9 @@ fn a_bounded_pool_makes_its_users_wait() {
         assert!(matches!(pool.get(), Err(IpcError::Busy { .. })));
         thread::scope(|scope| {
             let waiting = scope.spawn(|| pool.get().map(drop));
-            thread::sleep(Duration::from_millis(20));
+            while pool.stats().waits < 2 {
+                thread::sleep(Duration::from_millis(1));
+            }
             drop(taken);
             waiting.join().unwrap().unwrap();
         });

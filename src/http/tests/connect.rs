@@ -53,13 +53,18 @@ fn dead_addresses_do_not_keep_a_living_one_from_being_found() {
             assert_eq!(gauge.count(), u64::from(socket.is_ok()), "the others are dropped");
             (socket.map(drop), begun.elapsed())
         };
-        let (socket, took) = try_all(&[refusing, refusing, living]).await;
+        // So many that half of their delays are far more than a busy machine's.
+        let mut addresses = [refusing; 10];
+        addresses[9] = living;
+        let half = Duration::from_millis(250) * 8 / 2;
+        let (socket, took) = try_all(&addresses[1..]).await;
         socket.unwrap();
-        assert!(took < Duration::from_millis(200), "refusals cost no delay: {took:?}");
-        let (socket, took) = try_all(&[silent_address, refusing, living]).await;
+        assert!(took < half, "refusals cost no delay: {took:?}");
+        addresses[0] = silent_address;
+        let (socket, took) = try_all(&addresses).await;
         socket.unwrap();
-        let one_delay = Duration::from_millis(240)..Duration::from_millis(490);
-        assert!(one_delay.contains(&took), "one delay and one refusal: {took:?}");
+        let one_delay = Duration::from_millis(240)..half;
+        assert!(one_delay.contains(&took), "one delay, and refusals: {took:?}");
         let (socket, _) = try_all(&[refusing, refusing]).await;
         assert_eq!(socket.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
         let (socket, _) = try_all(&[]).await;
@@ -83,7 +88,7 @@ fn connecting_ends_with_its_time_and_says_where() {
         assert_eq!(failure.class, Class::Network);
         assert!(failure.detail.contains(&silent_address.to_string()), "{failure}");
         assert!(failure.detail.contains("100ms"), "{failure}");
-        assert!((limit..limit * 5).contains(&begun.elapsed()), "{:?}", begun.elapsed());
+        assert!((limit..limit * 50).contains(&begun.elapsed()), "{:?}", begun.elapsed());
         assert_eq!(client.connections(), 0);
 
         let refusing = format!("http://{}", at(3, &server));

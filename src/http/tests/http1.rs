@@ -118,7 +118,7 @@ fn a_response_that_is_dropped_unread_closes_its_connection_at_once() {
         }
         took.sort();
         println!("the server saw the end after {:?} (median), {:?} (worst)", took[10], took[19]);
-        assert!(took[10] < Duration::from_millis(50), "{took:?}");
+        assert!(took[10] < Duration::from_millis(500), "{took:?}");
     });
 }
 
@@ -328,7 +328,7 @@ fn requests_beyond_the_limit_wait_in_their_order_and_may_go_away() {
 fn an_idle_connection_is_closed_after_its_time() {
     let server = Server::start(|mut stream, _| serve(&mut stream, |_| response("200 OK", "x")));
     run(async move {
-        let idle = Duration::from_millis(100);
+        let idle = Duration::from_secs(1);
         let options = Options { connection_idle: idle, ..options() };
         let (client, endpoint) = (Client::new(options).unwrap(), endpoint(&server.url()));
         for _ in 0..4 {
@@ -394,7 +394,12 @@ fn what_nobody_asks_for_is_not_read_and_stays_with_the_server() {
             let chunk = or(async { Some(response.chunk().await.unwrap().unwrap()) }, hasty).await;
             got += chunk.map_or(0, |chunk| chunk.len());
         }
-        assert!(written.load(Ordering::Relaxed) > before, "the server goes on");
+        // Only whole writes count, and the one that was stuck may not be over yet.
+        let begun = Instant::now();
+        while written.load(Ordering::Relaxed) <= before {
+            assert!(begun.elapsed() < Duration::from_secs(20), "the server goes on");
+            sleep(Duration::from_millis(1)).await;
+        }
         drop(response);
         until_connections(&client, 0).await;
     });

@@ -197,7 +197,8 @@ mod tests {
         let path = directory.path().join("pid");
         for rest in ["sleep 60", "exit"] {
             let script = format!("sleep 60 & echo $! > {}; {rest}", path.display());
-            let ended = shell(&script, Duration::from_secs(1));
+            // The shell has to come as far as its end within it.
+            let ended = shell(&script, Duration::from_secs(3));
             assert!(matches!(ended, Err(CommandError::TooSlow)), "{rest}");
             let number = std::fs::read_to_string(&path).unwrap();
             let status = format!("/proc/{}/stat", number.trim());

@@ -1,7 +1,8 @@
 //! Keys from every kind of source, and every way in which a source can fail.
 
 use std::fs;
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::Command;
 
 use secrecy::ExposeSecret as _;
 
@@ -161,12 +162,13 @@ fn a_credential_is_in_the_directory_of_the_unit() {
     assert!(matches!(other, Err(KeyProblem::Unreadable { .. })));
 }
 
-/// A program of these lines.
+/// A program of these lines. A shell writes it, because what this process has open for writing is also
+/// open in whatever another test forks just then, and nobody may run it meanwhile (`ETXTBSY`).
 fn program(directory: &Path, script: &str) -> PathBuf {
     let path = directory.join("program");
-    let mut options = fs::OpenOptions::new();
-    let mut file = options.write(true).create(true).truncate(true).mode(0o700).open(&path).unwrap();
-    io::Write::write_all(&mut file, format!("#!/bin/sh\n{script}\n").as_bytes()).unwrap();
+    let write = r#"printf '#!/bin/sh\n%s\n' "$1" >"$2" && chmod 700 "$2""#;
+    let shell = Command::new("sh").args(["-c", write, "sh", script]).arg(&path).status();
+    assert!(shell.unwrap().success());
     path
 }
 

@@ -101,7 +101,7 @@ fn http2_carries_answers_at_once_and_notices_a_reset() {
         let stalled = stalled.await.unwrap();
         drop(stalled);
         // The reset is sent by the connection's task.
-        for _ in 0..100 {
+        for _ in 0..3_000 {
             tokio::time::sleep(Duration::from_millis(10)).await;
             if upstream.log(|log| log.requests_open == 0) {
                 break;
