@@ -373,9 +373,12 @@ fn a_client_that_left_without_reading_gives_its_place_back() {
     let settings = ["ipc.max_connections=2", "providers.loopback.chunk_size=1"];
     let daemon = Daemon::start(&settings);
     for _ in 0..6 {
-        wait_for("a place", || Connection::connect(&daemon.options()).is_ok());
-        thread::sleep(Duration::from_millis(20));
-        let mut peer = Peer::at(&daemon.socket(), 1 << 14, Features::empty());
+        let mut peer = None;
+        wait_for("a place", || {
+            peer = Peer::try_at(&daemon.socket(), 1 << 14);
+            peer.is_some()
+        });
+        let mut peer = peer.unwrap();
         for id in 0..IN_FLIGHT {
             send_patiently(&mut peer, MessageType::STREAM, id, PROMPT);
         }
