@@ -26,8 +26,10 @@ use hostile::{
 
 /// Requests that one connection may have in flight.
 const IN_FLIGHT: u64 = 64;
-/// A stream that the pace below keeps going for seconds.
+/// A stream of ten chunks, which take 50 ms at the pace below.
 const PROMPT: &[u8] = br#"{"model":"m","messages":[{"role":"user","content":"on and on"}]}"#;
+/// The same stream, one chunk a second: for who needs that it is still in flight.
+const SLOW: &[u8] = br#"{"model":"slow/m","messages":[{"role":"user","content":"on and on"}]}"#;
 
 /// Of sixteen requests one asks for a page of 40 KiB.
 const STREAMS_AND_PAGES: &[MessageType] = &{
@@ -41,8 +43,8 @@ const ATTACKS: &[Attack] = &[
         name: "the id of a stream in flight, for a second stream",
         run: |stage| {
             let mut peer = Peer::connect(stage);
-            peer.send(MessageType::STREAM, 7, PROMPT);
-            peer.send(MessageType::STREAM, 7, PROMPT);
+            peer.send(MessageType::STREAM, 7, SLOW);
+            peer.send(MessageType::STREAM, 7, SLOW);
             vec![peer.goodbye()]
         },
         must: &[fault("request_id_in_use")],
@@ -52,7 +54,7 @@ const ATTACKS: &[Attack] = &[
         name: "the id of a stream in flight, for an echo",
         run: |stage| {
             let mut peer = Peer::connect(stage);
-            peer.send(MessageType::STREAM, 7, PROMPT);
+            peer.send(MessageType::STREAM, 7, SLOW);
             peer.send(MessageType::ECHO, 7, b"x");
             let echoed = peer.receive(PATIENCE).is_some();
             assert!(echoed);
@@ -99,7 +101,7 @@ const ATTACKS: &[Attack] = &[
         name: "one stream cancelled a thousand times",
         run: |stage| {
             let mut peer = Peer::connect(stage);
-            peer.send(MessageType::STREAM, 1, PROMPT);
+            peer.send(MessageType::STREAM, 1, SLOW);
             for _ in 0..1000 {
                 send_patiently(&mut peer, MessageType::CANCEL, 1, b"with a payload");
             }
@@ -148,7 +150,7 @@ const ATTACKS: &[Attack] = &[
         run: |stage| {
             let mut peer = Peer::connect(stage);
             for id in 0..=IN_FLIGHT {
-                peer.send(MessageType::STREAM, id, PROMPT);
+                peer.send(MessageType::STREAM, id, SLOW);
             }
             vec![peer.answer_to(IN_FLIGHT)]
         },
@@ -344,7 +346,12 @@ const SIEGES: &[Siege] = &[
 
 #[test]
 fn requests_that_mean_no_good_cost_only_their_sender() {
-    let stage = Stage::new(&["providers.loopback.chunks_per_second=200"]);
+    let stage = Stage::new(&[
+        "default_provider=loopback",
+        "providers.loopback.chunks_per_second=200",
+        "providers.slow.kind=loopback",
+        "providers.slow.chunks_per_second=1",
+    ]);
     stage.suffer(ATTACKS);
     stage.withstand(SIEGES);
     stage.finish();
