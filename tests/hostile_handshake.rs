@@ -42,8 +42,8 @@ use hostile::{
 
 /// Connections that this theme's daemon serves at once.
 ///
-/// More than handshakes can be under way, and than a row that is repeated without a pause leaves behind
-/// while a shard waits 40 ms for a core: only those are refused who are too many.
+/// More than handshakes can be under way, and than the rows, which wait for a shard before they come
+/// again, leave behind: only those are refused who are too many.
 const CONNECTIONS: usize = 400;
 
 /// How long its handshakes may take.

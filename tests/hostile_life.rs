@@ -162,7 +162,11 @@ const ATTACKS: &[Attack] = &[
             if matches!(sent, Err(Errno::OPNOTSUPP)) {
                 return vec![Seen::Left, Seen::Skipped("no urgent bytes on Unix sockets here")];
             }
-            vec![peer.is_served()]
+            // Its echo may come before the daemon looks at the socket.
+            vec![match peer.is_served() {
+                Seen::Served => peer.leave(),
+                other => other,
+            }]
         },
         must: &[fault("socket_bytes"), Seen::Served, Seen::Left],
         timed: again(visits),
@@ -214,10 +218,15 @@ const ATTACKS: &[Attack] = &[
     Attack {
         name: "hang-up in the moment of the first frame, 200 times",
         run: |stage| {
-            let offend = |index| {
+            let offend = |index: u64| {
                 let mut peer = Peer::connect(stage);
-                for id in 0..index % 8_u64 {
+                for id in 0..index % 8 {
                     peer.send(MessageType::HEARTBEAT, id, b"");
+                }
+                // Some wait for a worker, which lets go of the places: who never does takes them all
+                // while it waits for a core.
+                if index % 50 == 49 && peer.answer_to(index % 8 - 1) != Seen::Served {
+                    return Seen::Silent;
                 }
                 Seen::Left
             };

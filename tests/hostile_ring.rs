@@ -20,9 +20,9 @@ use std::thread;
 
 use annulus::MessageType;
 use annulus::sync::Ordering::Relaxed;
-use annulus::wire::{FrameHeader, Position};
+use annulus::wire::FrameHeader;
 
-use frames::wait_for_head;
+use frames::pass;
 use hostile::{Peer, Seen, Siege, Stage, Until, comes_and_goes, fault, spinning_echoes};
 
 const SIEGES: &[Siege] = &[
@@ -107,18 +107,16 @@ fn padding_drip(stage: &Stage, until: Until) -> Vec<Seen> {
     let mut peer = Peer::connect(stage);
     let mut position = peer.producer.tail();
     while until.goes_on() {
-        let span = 64;
-        let next = Position(position.0 + span);
-        peer.word(peer.request_offset(next)).store(0, Relaxed);
-        peer.put(position, FrameHeader::padding(span).sealed(position));
-        position = next;
-        if !wait_for_head(&peer, position.0) {
-            return vec![if peer.is_over() { peer.goodbye() } else { Seen::Silent }];
+        match pass(&mut peer, position, FrameHeader::padding(64)) {
+            Ok(next) => position = next,
+            Err(last_word) => return vec![last_word],
         }
     }
-    peer.word(peer.request_offset(Position(position.0 + 64))).store(0, Relaxed);
-    peer.put(position, FrameHeader::request(MessageType::ECHO, 1).sealed(position));
-    vec![peer.answer_to(1)]
+    // The last padding, too, may have been the fourth.
+    vec![match pass(&mut peer, position, FrameHeader::request(MessageType::ECHO, 1)) {
+        Ok(_) => peer.answer_to(1),
+        Err(last_word) => last_word,
+    }]
 }
 
 fn flags_scribbled(stage: &Stage, until: Until) -> Vec<Seen> {

@@ -67,6 +67,10 @@ fn the_metrics_file_follows_while_somebody_is_connected_and_to_the_end() {
     client.call(MessageType::ECHO, b"counted too").unwrap();
     wait_for("the file to follow", || echoes(2));
     client.call(MessageType::ECHO, b"the last one").unwrap();
+    // Counted after its answer is on its way, and the last word waits for nobody.
+    let metrics = server.metrics();
+    let row = "annulus_requests_total{type=\"echo\"} 3\n";
+    wait_for("the count", || metrics.export_prometheus().contains(row));
     server.shutdown_handle().shutdown();
     server.join().unwrap();
     assert!(echoes(3), "the last word is written when the server stops");

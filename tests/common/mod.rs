@@ -66,7 +66,7 @@ impl Daemon {
     }
 
     pub(crate) fn options(&self) -> ConnectOptions {
-        ConnectOptions::new().socket_path(self.socket())
+        ConnectOptions::new().socket_path(self.socket()).connect_timeout(PATIENCE)
     }
 
     pub(crate) fn connect(&self) -> Connection {

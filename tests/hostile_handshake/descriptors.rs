@@ -8,7 +8,8 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use zerocopy::IntoBytes as _;
 
 use crate::hostile::{
-    Attack, CAPACITY, Gifts, Seen, Stage, again, answer, bell, connect, hello, refused, visits,
+    Attack, CAPACITY, Gifts, Seen, Stage, again, answer, answer_and_leave, bell, connect, hello,
+    refused, visits,
 };
 
 pub(crate) const ATTACKS: &[Attack] = &[
@@ -97,7 +98,7 @@ pub(crate) fn spread(stage: &Stage, places: &[usize]) -> Seen {
         };
         pass(&socket, &[*byte], with);
     }
-    answer(&socket)
+    answer_and_leave(&socket)
 }
 
 fn pass(socket: &UnixStream, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) {
@@ -136,7 +137,7 @@ fn credentials(stage: &Stage) -> Vec<Seen> {
     let hello = hello();
     let bytes = [std::io::IoSlice::new(hello.as_bytes())];
     rustix::net::sendmsg(&socket, &bytes, &mut ancillary, SendFlags::NOSIGNAL).unwrap();
-    vec![answer(&socket)]
+    vec![answer_and_leave(&socket)]
 }
 
 fn urgent_byte(stage: &Stage) -> Vec<Seen> {
@@ -151,5 +152,5 @@ fn urgent_byte(stage: &Stage) -> Vec<Seen> {
         return vec![Seen::LeftEarly, Seen::Skipped("no urgent bytes on Unix sockets here")];
     }
     let _ = try_pass(&socket, rest, &[]);
-    vec![answer(&socket)]
+    vec![answer_and_leave(&socket)]
 }

@@ -11,8 +11,8 @@ use zerocopy::IntoBytes as _;
 
 use crate::common::send_with_descriptors;
 use crate::hostile::{
-    Attack, CAPACITY, Gifts, Peer, Seen, again, answer, bell, connect, hello, offer,
-    region_refused, visits,
+    Attack, CAPACITY, Gifts, Peer, Seen, again, answer, answer_and_leave, bell, connect, hello,
+    offer, region_refused, visits,
 };
 use crate::regions::{SEALS, memfd, reopened, size, strange_files};
 
@@ -97,7 +97,7 @@ pub(crate) const ATTACKS: &[Attack] = &[
                 let (region, gifts) = Gifts::honest(CAPACITY, CAPACITY);
                 send_with_descriptors(&socket, hello().as_bytes(), &gifts.all());
                 drop((region, gifts));
-                answer(&socket)
+                answer_and_leave(&socket)
             };
             (0..20).map(offend).collect()
         },

@@ -12,8 +12,9 @@ use crate::HANDSHAKE_MS;
 use crate::common::send_with_descriptors;
 use crate::descriptors::{spread, try_pass};
 use crate::hostile::{
-    Attack, CAPACITY, Gifts, Peer, Seen, Stage, again, answer, comes_and_goes_beside_echoes,
-    connect, fault, hello, offer, refused, region_refused, visits,
+    Attack, CAPACITY, Gifts, Peer, Seen, Stage, again, answer, answer_and_leave,
+    comes_and_goes_beside_echoes, connect, fault, hello, last_word, offer, refused, region_refused,
+    visits,
 };
 
 pub(crate) const ATTACKS: &[Attack] = &[
@@ -65,7 +66,7 @@ pub(crate) const ATTACKS: &[Attack] = &[
             let twice = [hello().as_bytes(), hello().as_bytes()].concat();
             send_with_descriptors(&socket, &twice, &gifts.all());
             assert_eq!(answer(&socket), Seen::Served);
-            vec![last_word(socket)]
+            vec![last_word(&socket)]
         },
         must: &[fault("socket_bytes")],
         timed: again(visits),
@@ -139,16 +140,6 @@ pub(crate) const ATTACKS: &[Attack] = &[
     },
 ];
 
-fn last_word(mut socket: UnixStream) -> Seen {
-    use std::io::Read as _;
-    let mut bytes = Vec::new();
-    let _ = socket.read_to_end(&mut bytes);
-    match annulus::wire::Goodbye::decode(&bytes) {
-        Some(goodbye) => Seen::Closed(Status::from_wire(goodbye.status), goodbye.fault_name()),
-        None => Seen::HungUp,
-    }
-}
-
 /// One offender for each length of a Hello that is not whole.
 fn cut_anywhere(stage: &Stage, end: fn(UnixStream) -> Seen) -> Vec<Seen> {
     let (_region, gifts) = Gifts::honest(CAPACITY, CAPACITY);
@@ -174,7 +165,7 @@ pub(crate) fn changed<T>(
         change(value, &mut bytes);
         let socket = connect(stage);
         send_with_descriptors(&socket, &bytes, &gifts.all());
-        answer(&socket)
+        answer_and_leave(&socket)
     };
     values.into_iter().map(offend).collect()
 }

@@ -42,6 +42,10 @@ impl Honest {
         let ours = Arc::clone(&shared);
         let thread = thread::spawn(move || {
             let done = ours.work(&options);
+            if let Err(wrong) = &done {
+                // At once, for each row from here on will say no more than that it was starved.
+                println!("    the honest client met an error: {wrong}");
+            }
             ours.over.store(true, Ordering::Relaxed);
             done
         });

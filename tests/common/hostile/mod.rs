@@ -20,7 +20,9 @@ mod twins;
 use std::time::Duration;
 
 #[allow(unused_imports, reason = "each theme uses its own part")]
-pub(crate) use peer::{CAPACITY, Gifts, Peer, answer, bell, connect, hello, offer};
+pub(crate) use peer::{
+    CAPACITY, Gifts, Peer, answer, answer_and_leave, bell, connect, hello, last_word, offer,
+};
 use rows::{Again, Runs};
 #[allow(unused_imports, reason = "each theme uses its own part")]
 pub(crate) use rows::{Attack, Siege, Timed, Until, Work, again, again_when_let_go};

@@ -83,6 +83,38 @@ pub(crate) fn answer(mut socket: &UnixStream) -> Seen {
     }
 }
 
+/// [`answer`]; whoever is welcome leaves, and waits until a shard has let go. The Welcome is the control
+/// thread's: who waits for no more comes again faster than a shard that waits for a core can let go,
+/// until there is no place left.
+pub(crate) fn answer_and_leave(socket: &UnixStream) -> Seen {
+    match answer(socket) {
+        Seen::Served => leave(socket),
+        other => other,
+    }
+}
+
+/// Leaves, and waits for what the daemon makes of it. Until it notices, it may still find a fault in
+/// what lies in the ring, and then counts that.
+fn leave(socket: &UnixStream) -> Seen {
+    // Fails when the daemon has hung up already.
+    let _ = socket.shutdown(Shutdown::Write);
+    match last_word(socket) {
+        Seen::HungUp => Seen::Served,
+        other => other,
+    }
+}
+
+/// Waits for the daemon's last word.
+pub(crate) fn last_word(mut socket: &UnixStream) -> Seen {
+    let mut bytes = Vec::new();
+    let ended = socket.read_to_end(&mut bytes);
+    match (Goodbye::decode(&bytes), ended) {
+        (Some(goodbye), _) => Seen::Closed(Status::from_wire(goodbye.status), goodbye.fault_name()),
+        (None, Err(error)) if is_timeout(&error) => Seen::Silent,
+        (None, _) => Seen::HungUp,
+    }
+}
+
 fn is_timeout(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
@@ -113,12 +145,35 @@ impl Peer {
         Self::bringing(socket, region, gifts, features)
     }
 
+    /// [`Peer::at`] without wishes; `None` when the daemon is full.
+    pub(crate) fn try_at(socket: &std::path::Path, capacity: u64) -> Option<Self> {
+        let (region, gifts) = Gifts::honest(capacity, capacity);
+        match Self::try_bringing(socket, region, gifts, Features::empty()) {
+            Ok(peer) => Some(peer),
+            Err(welcome) if Status::from_wire(welcome.status) == Status::Busy => None,
+            Err(welcome) => panic!("refused: {welcome:?}, {:?}", welcome.fault_name()),
+        }
+    }
+
     pub(crate) fn bringing(
         socket: &std::path::Path,
         region: Region,
         gifts: Gifts,
         features: Features,
     ) -> Self {
+        match Self::try_bringing(socket, region, gifts, features) {
+            Ok(peer) => peer,
+            Err(welcome) => panic!("refused: {welcome:?}, {:?}", welcome.fault_name()),
+        }
+    }
+
+    /// [`Peer::bringing`]; gives the Welcome of a daemon that refuses.
+    fn try_bringing(
+        socket: &std::path::Path,
+        region: Region,
+        gifts: Gifts,
+        features: Features,
+    ) -> Result<Self, Welcome> {
         let layout = region.layout();
         let socket = UnixStream::connect(socket).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -128,11 +183,13 @@ impl Peer {
         let mut bytes = [0; WELCOME_SIZE];
         (&socket).read_exact(&mut bytes).unwrap();
         let welcome = Welcome::decode(&bytes).unwrap();
-        assert_eq!(welcome.status, 0, "{:?}", welcome.fault_name());
+        if welcome.status != 0 {
+            return Err(welcome);
+        }
         let checked = features.contains(Features::PAYLOAD_CHECK);
         let producer = Producer::new(layout.request_home(), checked);
         let consumer = Consumer::new(layout.response_home(), checked);
-        Self { socket, region, gifts, producer, consumer, welcome, spins: false }
+        Ok(Self { socket, region, gifts, producer, consumer, welcome, spins: false })
     }
 
     /// A peer whose handshake was made by hand.
@@ -289,27 +346,13 @@ impl Peer {
         poll(&mut files, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
     }
 
-    /// Leaves, and waits for what the daemon makes of it. Until it notices, it may still find a
-    /// fault in what lies in the ring, and then counts that.
-    pub(crate) fn leave(mut self) -> Seen {
-        // Fails when the daemon has hung up already.
-        let _ = self.socket.shutdown(Shutdown::Write);
-        match self.goodbye() {
-            Seen::HungUp => Seen::Served,
-            other => other,
-        }
+    /// Leaves, and waits for what the daemon makes of it.
+    pub(crate) fn leave(self) -> Seen {
+        leave(&self.socket)
     }
 
     /// Waits for the daemon's last word.
     pub(crate) fn goodbye(&mut self) -> Seen {
-        let mut bytes = Vec::new();
-        let ended = self.socket.read_to_end(&mut bytes);
-        match (Goodbye::decode(&bytes), ended) {
-            (Some(goodbye), _) => {
-                Seen::Closed(Status::from_wire(goodbye.status), goodbye.fault_name())
-            }
-            (None, Err(error)) if is_timeout(&error) => Seen::Silent,
-            (None, _) => Seen::HungUp,
-        }
+        last_word(&self.socket)
     }
 }
