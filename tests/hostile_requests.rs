@@ -20,8 +20,8 @@ use zerocopy::IntoBytes as _;
 use common::{Daemon, send_with_descriptors, wait_for};
 use hostile::{
     Attack, CAPACITY, Gifts, PATIENCE, Peer, Seen, Siege, Stage, Until, Work, again,
-    again_when_let_go, fault, long_visits, spinning_echoes, spinning_flood, spinning_heartbeats,
-    visits,
+    again_when_let_go, fault, long_visits, one_after_the_other, spinning_echoes, spinning_flood,
+    spinning_heartbeats, visits,
 };
 
 /// Requests that one connection may have in flight.
@@ -48,7 +48,7 @@ const ATTACKS: &[Attack] = &[
             vec![peer.goodbye()]
         },
         must: &[fault("request_id_in_use")],
-        timed: again(visits),
+        timed: again(visits_with_a_stream),
     },
     Attack {
         name: "the id of a stream in flight, for an echo",
@@ -61,7 +61,7 @@ const ATTACKS: &[Attack] = &[
             vec![peer.is_served()]
         },
         must: &[Seen::Served],
-        timed: again(visits),
+        timed: again(visits_with_a_stream),
     },
     Attack {
         name: "ids at both ends of 64 bits, each many times",
@@ -114,7 +114,7 @@ const ATTACKS: &[Attack] = &[
         name: "a deadline of 2^32 - 1 ms",
         run: |stage| vec![with_deadline(stage, MessageType::HEARTBEAT, u32::MAX)],
         must: &[Seen::Served],
-        timed: again(visits),
+        timed: again(|stage, work| long_visits(stage, work, MessageType::HEARTBEAT, 1)),
     },
     Attack {
         name: "a deadline of 2^32 - 1 ms on a stream, and gone",
@@ -137,7 +137,7 @@ const ATTACKS: &[Attack] = &[
         name: "a deadline of 1 ms on a long stream",
         run: |stage| vec![with_deadline(stage, MessageType::STREAM, 1)],
         must: &[Seen::Answered(Status::Timeout)],
-        timed: again(visits),
+        timed: again(visits_with_a_stream),
     },
     Attack {
         name: "a deadline on an echo, which has none",
@@ -425,6 +425,16 @@ fn send_patiently(peer: &mut Peer, message_type: MessageType, id: u64, payload: 
         assert!(until.goes_on(), "the daemon takes no requests");
         thread::sleep(Duration::from_micros(100));
     }
+}
+
+/// The twin of those who begin a stream and stay for no more of it: somebody who asks, and leaves with
+/// another answer. Each costs the worker one stream.
+fn visits_with_a_stream(stage: &Stage, work: Work) -> Vec<Seen> {
+    one_after_the_other(work, || {
+        let mut peer = Peer::connect(stage);
+        peer.send(MessageType::STREAM, 1, SLOW);
+        peer.is_served()
+    })
 }
 
 /// The twin of those who fill both rings: it rests as long as they wait for a full ring to stay full.
