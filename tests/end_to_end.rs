@@ -238,9 +238,8 @@ fn it_listens_soon_after_it_starts() {
     let mut times: Vec<Duration> = (0..5).map(|_| Daemon::start(&[]).start_up).collect();
     times.sort();
     println!("from exec to listening, of five: {times:?}");
-    // A debug build on a busy machine; the figure to quote is a release build's. The first of them: a
-    // slow start is slow each time, and what else the machine does is not.
-    assert!(times[0] < Duration::from_secs(2));
+    // A debug build on a busy machine; the figure to quote is a release build's.
+    assert!(times[2] < Duration::from_secs(2));
 }
 
 /// The client that dies: it leaves half a frame in its ring, says so, and waits to be killed.

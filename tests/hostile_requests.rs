@@ -404,9 +404,7 @@ fn a_daemon_full_of_hostile_clients_stops_in_its_time() {
     for (index, peer) in peers.iter_mut().enumerate() {
         match index % 3 {
             0 => drop(fill_both_rings(peer, MessageType::ECHO, &[5; 64])),
-            // More than fit into its ring, and no more than a debug build writes in a moment: a
-            // daemon that is not done three seconds after its time ends itself.
-            1 => (0..8).for_each(|id| peer.send(MessageType::METRICS, id, b"")),
+            1 => (0..IN_FLIGHT).for_each(|id| peer.send(MessageType::METRICS, id, b"")),
             _ => (0..IN_FLIGHT).for_each(|id| peer.send(MessageType::STREAM, id, PROMPT)),
         }
     }
