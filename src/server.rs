@@ -81,6 +81,7 @@ impl IpcServer {
             synchronous: Vec::new(),
             asynchronous: HashMap::new(),
             with_providers: false,
+            when_settled: None,
         }
     }
 }
@@ -95,6 +96,7 @@ pub struct IpcServerBuilder {
     synchronous: Vec<MessageType>,
     asynchronous: HashMap<MessageType, Arc<dyn AsyncHandler>>,
     with_providers: bool,
+    when_settled: Option<Box<dyn FnMut() + Send>>,
 }
 
 impl IpcServerBuilder {
@@ -148,6 +150,14 @@ impl IpcServerBuilder {
     /// providers.
     pub fn register_provider_handlers(mut self) -> Self {
         self.with_providers = true;
+        self
+    }
+
+    /// Has `settled` called a tenth of a second after the start, and each time that some clients have
+    /// connected and no other has for so long: for a program that gives back what only that needed. It runs
+    /// on the thread that lets clients in, so it must be quick.
+    pub fn when_settled(mut self, settled: impl FnMut() + Send + 'static) -> Self {
+        self.when_settled = Some(Box::new(settled));
         self
     }
 
@@ -254,6 +264,7 @@ impl IpcServerBuilder {
             metrics,
             config,
             stop: Arc::clone(&running.stop.doorbell),
+            when_settled: self.when_settled,
         });
         let control = thread::Builder::new()
             .name("annulus-control".into())

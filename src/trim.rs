@@ -12,6 +12,7 @@ use std::env;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader};
 use std::ops::Range;
+use std::os::unix::fs::FileExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 use std::ptr;
@@ -61,32 +62,73 @@ pub fn share_one_heap() {
     }
 }
 
-/// Unmaps the clean pages of the program and its libraries, and returns free heap pages
-/// (malloc_trim(3)). What is needed of the program comes back from the page cache at its next use, 64
-/// KiB or more around each.
+/// The clean pages of the program and its libraries.
+#[derive(Debug)]
+pub struct ProgramPages(Vec<Range<usize>>);
+
+impl ProgramPages {
+    /// Finds them.
+    ///
+    /// # Errors
+    ///
+    /// `/proc/self/smaps` cannot be read.
+    pub fn find() -> io::Result<Self> {
+        clean_ranges(BufReader::new(File::open("/proc/self/smaps")?)).map(Self)
+    }
+
+    /// Unmaps them. What is needed of the program comes back from the page cache at its next use, 64 KiB
+    /// or more around each, for a fault of about a microsecond.
+    ///
+    /// # Errors
+    ///
+    /// `/proc/self/pagemap` cannot be read, or the kernel refuses the advice. What has been given back until
+    /// then stays so, and nothing is lost.
+    pub fn give_back(&self) -> io::Result<()> {
+        let pagemap = File::open("/proc/self/pagemap")?;
+        for range in &self.0 {
+            if has_own_page(&pagemap, range)? {
+                continue;
+            }
+            let start = ptr::without_provenance_mut(range.start);
+            // SAFETY: dropping pages of a mapping must not change what it reads. `clean_ranges` takes
+            // only private mappings of files that nobody may write through, and of this one no page is
+            // our own by now (`has_own_page`): every page comes back from the file as it was. The range is
+            // still that mapping: the loader made it before `main`, and this program neither loads nor
+            // unloads libraries. A debugger that comes in between loses a breakpoint, nothing else.
+            unsafe { madvise(start, range.len(), Advice::LinuxDontNeed)? };
+        }
+        Ok(())
+    }
+}
+
+/// True when a page of `range` is not the file's: a debugger or a probe has written to it
+/// (`pagemap` of proc_pid_pagemap(5), 8 bytes for each page).
+fn has_own_page(pagemap: &File, range: &Range<usize>) -> io::Result<bool> {
+    const PRESENT_OR_SWAPPED: u64 = 0b11 << 62;
+    const OF_FILE: u64 = 1 << 61;
+    let page_size = rustix::param::page_size();
+    let mut entries = vec![0; range.len() / page_size * size_of::<u64>()];
+    pagemap.read_exact_at(&mut entries, (range.start / page_size * size_of::<u64>()) as u64)?;
+    let (entries, _) = entries.as_chunks();
+    let is_own = |entry| entry & PRESENT_OR_SWAPPED != 0 && entry & OF_FILE == 0;
+    Ok(entries.iter().any(|bytes| is_own(u64::from_ne_bytes(*bytes))))
+}
+
+/// Gives back what the start needed: `program`, and free heap pages (malloc_trim(3)).
 ///
-/// Call it once, when everything has been started: each use that brings pages back costs a fault of
-/// about a microsecond. It waits until the other threads sleep, [`SETTLE_TIME_MAX`] at most: one that is
-/// still starting would bring back what only its start needs.
+/// Call it when everything has been started. It waits until the other threads sleep,
+/// [`SETTLE_TIME_MAX`] at most: one that is still starting would bring back what only its start needs.
 ///
 /// # Errors
 ///
-/// `/proc/self/task` or `/proc/self/smaps` cannot be read, or the kernel refuses the advice. What has been given back
-/// until then stays so, and nothing is lost.
-pub fn give_back() -> io::Result<()> {
+/// `/proc/self/task` cannot be read, or the kernel refuses the advice. What has been given back until then
+/// stays so, and nothing is lost.
+pub fn give_back(program: &ProgramPages) -> io::Result<()> {
     let deadline = Instant::now() + SETTLE_TIME_MAX;
     while !others_sleep()? && Instant::now() < deadline {
         thread::sleep(Duration::from_millis(1));
     }
-    for range in clean_ranges(BufReader::new(File::open("/proc/self/smaps")?))? {
-        let start = ptr::without_provenance_mut(range.start);
-        // SAFETY: dropping pages of a mapping must not change what it reads. `clean_ranges` takes
-        // only private mappings of files that nobody may write through and of which no page is our
-        // own (relocations, a debugger's breakpoints): every page comes back from the file as it was.
-        // The range is still that mapping: the loader made it before `main`, and this program neither
-        // loads nor unloads libraries.
-        unsafe { madvise(start, range.len(), Advice::LinuxDontNeed)? };
-    }
+    program.give_back()?;
     give_back_heap();
     Ok(())
 }
@@ -172,6 +214,21 @@ mod tests {
     }
 
     #[test]
+    fn a_page_that_was_written_to_is_seen() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(4 * rustix::param::page_size() as u64).unwrap();
+        // SAFETY: nobody else has the file, so nobody changes it.
+        let mut copy = unsafe { memmap2::MmapOptions::new().map_copy(&file).unwrap() };
+        let start = copy.as_ptr().addr();
+        let range = start..start + copy.len();
+        let pagemap = File::open("/proc/self/pagemap").unwrap();
+        assert_eq!(copy[0], 0);
+        assert!(!has_own_page(&pagemap, &range).unwrap());
+        *copy.last_mut().unwrap() = 1;
+        assert!(has_own_page(&pagemap, &range).unwrap());
+    }
+
+    #[test]
     fn what_could_read_differently_afterwards_is_kept() {
         for (first_line, anonymous) in [
             ("1000-2000 r--p 00001000 fe:00 77 /usr/bin/annulus", 4),
@@ -181,7 +238,7 @@ mod tests {
             ("1000-2000 r--p 00000000 00:00 0", 0),
             ("no mapping at all", 0),
         ] {
-            assert_eq!(ranges(&mapping(first_line, anonymous)), [], "{first_line}");
+            assert!(ranges(&mapping(first_line, anonymous)).is_empty(), "{first_line}");
         }
     }
 }

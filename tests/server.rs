@@ -50,6 +50,20 @@ fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
 }
 
 #[test]
+fn who_waits_for_newcomers_to_settle_hears_of_the_start_and_of_each_that_came() {
+    let directory = tempfile::tempdir().unwrap();
+    let (sender, settled) = mpsc::channel();
+    let builder = IpcServer::builder().config(config(directory.path(), ""));
+    let server = builder.when_settled(move || drop(sender.send(()))).start().unwrap();
+    settled.recv_timeout(PATIENCE).expect("the start has settled");
+    for _ in 0..2 {
+        let _connection = Connection::connect(&options(&server)).unwrap();
+        settled.recv_timeout(PATIENCE).expect("a newcomer has settled");
+        assert!(settled.try_recv().is_err(), "once is enough");
+    }
+}
+
+#[test]
 fn the_metrics_file_follows_while_somebody_is_connected_and_to_the_end() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("annulus.prom");

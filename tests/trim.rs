@@ -5,7 +5,7 @@ use std::hint::black_box;
 use std::process;
 
 use annulus::footprint::Footprint;
-use annulus::trim::{give_back, share_one_heap};
+use annulus::trim::{ProgramPages, give_back, share_one_heap};
 
 const MIB: u64 = 1 << 20;
 
@@ -21,7 +21,7 @@ fn pages_that_only_the_start_needed_are_given_back() {
     let last = blocks.pop();
     let before = footprint();
     drop(black_box(blocks));
-    give_back().unwrap();
+    give_back(&ProgramPages::find().unwrap()).unwrap();
     let after = footprint();
     let (program, left) = (before.pss_file_bytes, after.pss_file_bytes);
     assert!(left < program * 3 / 4, "{program} bytes of the program before, {left} after");

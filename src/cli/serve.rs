@@ -6,6 +6,7 @@
 use std::io::{self, Write as _};
 use std::path::Path;
 use std::process;
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -68,18 +69,26 @@ pub(crate) fn run(session: &Session, arguments: &Arguments) -> Result<Exit, Fail
         .map_err(Failure::io("watch", "the signals SIGTERM, SIGINT and SIGHUP"))?;
     // What the server reserves untouched shall not lie where the configuration was read.
     trim::give_back_heap();
-    let server = IpcServer::builder().config(config).register_provider_handlers().start()?;
+    let program = trim::ProgramPages::find().map(Arc::new);
+    let mut builder = IpcServer::builder().config(config).register_provider_handlers();
+    if let Ok(program) = &program {
+        let program = Arc::clone(program);
+        builder = builder.when_settled(move || {
+            // What was refused once is no news.
+            let _ = program.give_back();
+        });
+    }
+    let server = builder.start()?;
 
     // Run.
     let socket_path = server.socket_path().to_owned();
     let stop = server.shutdown_handle();
     let ended = wait_for_end(server, signals.handle())?;
-    // Late, because whatever runs after it brings its part of the program back, and before anybody
-    // waits for an answer.
-    if let Err(error) = trim::give_back() {
+    announce(session, &socket_path);
+    // Last of all, because whatever runs after it brings its part of the program back.
+    if let Err(error) = program.and_then(|program| trim::give_back(&program)) {
         tracing::debug!(%error, "memory that only the start needed is kept");
     }
-    announce(session, &socket_path);
 
     // Drain.
     watch_signals(signals, &stop, patience);

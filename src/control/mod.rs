@@ -38,6 +38,9 @@ const DELIVERY_RETRY: Duration = Duration::from_millis(1);
 /// How long the listener rests when the system has no descriptor for a newcomer.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// After this time without a newcomer those that came have settled.
+const SETTLE_TIME: Duration = Duration::from_millis(100);
+
 /// What the control thread is made from.
 pub(crate) struct ControlOptions {
     pub(crate) listener: Listener,
@@ -49,6 +52,8 @@ pub(crate) struct ControlOptions {
     pub(crate) config: Config,
     /// Rung to stop.
     pub(crate) stop: Arc<Doorbell>,
+    /// Called when no newcomer has come for [`SETTLE_TIME`] after the last, or after the start.
+    pub(crate) when_settled: Option<Box<dyn FnMut() + Send>>,
 }
 
 /// The control thread's state.
@@ -64,6 +69,8 @@ pub(crate) struct Control {
     /// No accepting before then.
     accept_after: Option<Instant>,
     export: Export,
+    /// When those that came last have settled.
+    settled_at: Option<Instant>,
 }
 
 /// When the metrics page is written next; only while somebody is connected.
@@ -94,6 +101,7 @@ impl Control {
             connections_so_far: 0,
             accept_after: None,
             export,
+            settled_at: options.when_settled.is_some().then(|| Instant::now() + SETTLE_TIME),
             options,
         }
     }
@@ -106,6 +114,7 @@ impl Control {
             self.continue_handshakes();
             self.accept();
             self.export_if_due();
+            self.settle_if_due();
         }
         // Newcomers find no socket from here on.
         self.options.listener.withdraw();
@@ -131,6 +140,7 @@ impl Control {
             .map(|(_, deadline)| *deadline)
             .chain(self.accept_after)
             .chain(self.export.due)
+            .chain(self.settled_at)
             .min();
         let next = next.map(|deadline| {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -233,12 +243,12 @@ impl Control {
             .min_by_key(|(_, shard)| load(shard))
             .expect("there is at least one shard");
         self.connections_so_far += 1;
+        self.settled_at = self.options.when_settled.is_some().then(|| Instant::now() + SETTLE_TIME);
         if !sound("a connection leaves nothing behind") {
             std::mem::forget(std::hint::black_box(Box::new(self.connections_so_far)));
         }
         let Accepted { hello, layout, region, request_doorbell, response_doorbell } = accepted;
-        let features =
-            Features::from_bits_truncate(hello.features).intersection(Features::PAYLOAD_CHECK);
+        let features = Features::from_bits_truncate(hello.features);
         let codec = self.options.codecs.iter().position(|codec| codec.id().0 == hello.codec);
         let ipc = &self.options.config.ipc;
         let mut welcome = Welcome::refusal(Status::Ok);
@@ -300,6 +310,14 @@ impl Control {
     fn occupied(&self) -> usize {
         let occupied = |shard: &Arc<ShardShared>| shard.occupied.load(Ordering::Acquire) as usize;
         self.options.shards.iter().map(occupied).sum()
+    }
+
+    fn settle_if_due(&mut self) {
+        if self.settled_at.take_if(|at| Instant::now() >= *at).is_some()
+            && let Some(settled) = &mut self.options.when_settled
+        {
+            settled();
+        }
     }
 
     fn export_if_due(&mut self) {

@@ -42,9 +42,11 @@ pub(crate) fn start_with(
 }
 
 /// The largest of the samples that were taken, each kind of memory for itself.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Peak {
     pub(crate) pss_bytes: u64,
+    /// The PSS of each sample, in bytes.
+    pss_samples: Vec<u64>,
     pub(crate) owned_bytes: u64,
     pub(crate) anon_bytes: u64,
     pub(crate) file_bytes: u64,
@@ -62,7 +64,15 @@ impl Peak {
         self.file_bytes = self.file_bytes.max(footprint.pss_file_bytes);
         self.shmem_bytes = self.shmem_bytes.max(footprint.pss_shmem_bytes);
         self.samples += 1;
+        self.pss_samples.push(footprint.pss_bytes);
         Ok(())
+    }
+
+    /// The median of the PSS over the samples, in bytes; 0 without any.
+    pub(crate) fn pss_median_bytes(&self) -> u64 {
+        let mut samples = self.pss_samples.clone();
+        samples.sort_unstable();
+        samples.get(samples.len() / 2).copied().unwrap_or(0)
     }
 }
 

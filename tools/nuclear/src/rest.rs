@@ -33,9 +33,9 @@ pub(crate) fn measure(stage: &Stage, report: &mut Report) -> Result<(), Failure>
     let cores = Cores::choose()?;
     watch_at_rest(stage, cores, report)?;
     let few = exchange(stage, cores, 100, report)?;
-    hold_memory(report, 100, few, 2.0);
+    hold_memory(report, 100, &few, 2.0);
     let many = exchange(stage, cores, 1_000, report)?;
-    hold_memory(report, 1_000, many, 3.0);
+    hold_memory(report, 1_000, &many, 3.0);
     hold_below(report, "1000 connections x 1 KiB: anonymous memory", 0.6, many.anon_bytes);
     Ok(())
 }
@@ -135,10 +135,13 @@ fn exchange(
 }
 
 /// Holds the whole memory of a daemon with so many busy connections, and shows its parts.
-fn hold_memory(report: &mut Report, connections: u32, peak: Peak, megabytes: f64) {
+fn hold_memory(report: &mut Report, connections: u32, peak: &Peak, megabytes: f64) {
     let what = |part: &str| format!("{connections} connections x 1 KiB: {part}");
     hold_below(report, &what("PSS"), megabytes, peak.pss_bytes);
-    report.show(&what("its parts"), parts(&peak, connections));
+    report.show(&what("its parts"), parts(peak, connections));
+    // The largest sample is from when they connected.
+    let median = as_float(peak.pss_median_bytes()) / MB;
+    report.show(&what("PSS, median"), format!("{median:.2} MB"));
 }
 
 /// The kinds of memory, and how much of each connection's region is in use. The daemon pays for half
