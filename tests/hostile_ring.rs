@@ -8,6 +8,8 @@ mod common;
 mod frames;
 #[path = "hostile_ring/header.rs"]
 mod header;
+#[path = "hostile_ring/home.rs"]
+mod home;
 #[path = "common/hostile/mod.rs"]
 mod hostile;
 #[path = "hostile_ring/reads.rs"]
@@ -72,7 +74,8 @@ const SIEGES: &[Siege] = &[
 #[test]
 fn memory_that_lies_costs_its_owner_the_connection_and_nobody_else_anything() {
     let stage = Stage::new(&[]);
-    for attacks in [frames::ATTACKS, reads::ATTACKS, header::ATTACKS, region::ATTACKS] {
+    let themes = [frames::ATTACKS, home::ATTACKS, reads::ATTACKS, header::ATTACKS, region::ATTACKS];
+    for attacks in themes {
         stage.suffer(attacks);
     }
     stage.withstand(SIEGES);

@@ -230,10 +230,13 @@ fn the_handshake_vectors_are_those_of_the_code() {
 fn feature_and_flag_bits_are_those_of_the_code() {
     let features = rows(section("Hello"), "feature bit");
     assert_eq!(features.len(), Features::all().bits().count_ones() as usize);
-    assert_eq!(number(features[0][0]), u64::from(Features::PAYLOAD_CHECK.bits()));
+    for (row, feature) in features.iter().zip(Features::all()) {
+        assert_eq!(number(row[0]), u64::from(feature.bits()));
+        assert_eq!(Features::from_name(row[1]), Some(feature));
+    }
     let flags: Vec<u64> =
         rows(section("The frame header"), "flag bit").iter().map(|row| number(row[0])).collect();
-    let known = [FrameFlags::LAST, FrameFlags::LEASED].map(|flag| u64::from(flag.bits()));
+    let known: Vec<u64> = FrameFlags::all().iter().map(|flag| flag.bits().into()).collect();
     assert_eq!(flags, known);
 }
 

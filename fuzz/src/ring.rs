@@ -78,7 +78,6 @@ struct Harness {
     oracle: Option<VecDeque<(u64, usize)>>,
     /// What has been published and is held back.
     held: VecDeque<(u64, usize)>,
-    holding: bool,
     published: u64,
 }
 
@@ -96,7 +95,7 @@ pub fn ring(bytes: &[u8]) {
         ),
         _ => (1024, Home::NONE),
     };
-    let mut harness = Harness::new(capacity, home, choice & 4 != 0);
+    let mut harness = Harness::new(capacity, home, choice & 4 != 0, choice & 8 != 0);
     let mut script = Script(script);
     // Bounded by the input: each operation takes at least one byte of it.
     while let Some(operation) = script.operation() {
@@ -106,15 +105,14 @@ pub fn ring(bytes: &[u8]) {
 }
 
 impl Harness {
-    fn new(capacity: u64, home: Home, checked: bool) -> Self {
+    fn new(capacity: u64, home: Home, checked: bool, again: bool) -> Self {
         Self {
             words: (0..capacity / WORD_SIZE).map(|_| AtomicU64::new(0)).collect(),
             head: AtomicU64::new(home.offset),
-            producer: Producer::new(home, checked),
-            consumer: Consumer::new(home, checked),
+            producer: Producer::new(home, checked).again(again),
+            consumer: Consumer::new(home, checked).again(again),
             oracle: Some(VecDeque::new()),
             held: VecDeque::new(),
-            holding: false,
             published: 0,
         }
     }
@@ -123,10 +121,7 @@ impl Harness {
         match operation {
             Operation::Publish { size } => self.publish(size),
             Operation::Consume => drop(self.consume()),
-            Operation::Hold => {
-                self.producer.hold();
-                self.holding = true;
-            }
+            Operation::Hold => self.producer.hold(),
             Operation::Reveal => self.reveal(),
             Operation::MakeRoom { span } => self.make_room(span),
             Operation::WriteWord { index, value } => {
@@ -150,12 +145,17 @@ impl Harness {
     fn publish(&mut self, size: usize) {
         let ring = RingView::new(&self.words, &self.head);
         let header = FrameHeader::request(MessageType::ECHO, self.published);
+        // A hostile peer says it whenever it likes, an honest one when it is true; and not always.
+        let is_taken = self.oracle.as_ref().is_none_or(VecDeque::is_empty) && self.held.is_empty();
+        if is_taken && !size.is_multiple_of(3) {
+            self.producer.all_taken();
+        }
         let refused = self.producer.publish(ring, header, &vec![self.published as u8; size]);
         let Some(oracle) = &mut self.oracle else { return };
         let fits = size as u64 + FRAME_HEADER_SIZE + FRAME_ALIGNMENT <= ring.capacity();
         match refused {
             Ok(()) => {
-                let seen = if self.holding { &mut self.held } else { oracle };
+                let seen = if self.producer.is_holding() { &mut self.held } else { oracle };
                 seen.push_back((self.published, size));
                 self.published += 1;
             }
@@ -167,7 +167,6 @@ impl Harness {
 
     fn reveal(&mut self) {
         self.producer.reveal(RingView::new(&self.words, &self.head));
-        self.holding = false;
         if let Some(oracle) = &mut self.oracle {
             oracle.append(&mut self.held);
         }

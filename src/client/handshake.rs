@@ -45,7 +45,7 @@ pub(super) fn open(options: &ConnectOptions) -> Result<Link, IpcError> {
     let doorbell = || Doorbell::new().map_err(IpcError::io("create", "a doorbell"));
     let (request_doorbell, response_doorbell) = (doorbell()?, doorbell()?);
 
-    let mut features = Features::empty();
+    let mut features = Features::HOME_AGAIN;
     features.set(Features::PAYLOAD_CHECK, options.payload_check);
     let hello = Hello::new(
         layout.request_capacity(),
@@ -155,6 +155,7 @@ fn read_welcome(socket: &OwnedFd, within: Within) -> io::Result<Vec<u8>> {
 /// What both sides agreed on, if they did.
 fn judge(bytes: &[u8], wish: Features) -> Result<Agreed, IpcError> {
     let welcome = Welcome::decode(bytes)?;
+    let granted = Features::from_bits_truncate(welcome.features & wish.bits());
     match Status::from_wire(welcome.status) {
         Status::Ok if welcome.version_major == PROTOCOL_MAJOR => Ok(Agreed {
             connection_id: welcome.connection_id,
@@ -162,8 +163,8 @@ fn judge(bytes: &[u8], wish: Features) -> Result<Agreed, IpcError> {
             message_size_max: u64::from(welcome.message_size_max),
             // A daemon that took nothing at all would make every request wait for ever.
             in_flight_max: welcome.in_flight_max.max(1),
-            payload_checked: Features::from_bits_truncate(welcome.features & wish.bits())
-                .contains(Features::PAYLOAD_CHECK),
+            payload_checked: granted.contains(Features::PAYLOAD_CHECK),
+            home_again: granted.contains(Features::HOME_AGAIN),
         }),
         Status::Ok => Err(IpcError::Refused { status: Status::VersionUnsupported, fault: None }),
         Status::Busy => Err(IpcError::Busy {

@@ -18,8 +18,10 @@ use crate::error::IpcError;
 use crate::limits::{BYTES_HELD_MAX, FRAME_ALIGNMENT, FRAME_HEADER_SIZE, FRAMES_HELD_MAX};
 use crate::region::{Doorbell, Region, RegionView, Whereabouts};
 use crate::ring::{Consumer, Look, Producer, PublishError, RingView};
+use crate::sync::AtomicU64;
+use crate::sync::Ordering::{Acquire, Relaxed, Release};
 use crate::wire::{
-    Fault, FrameHeader, Goodbye, HeaderWords, MessageType, Position, WELCOME_SIZE, span,
+    Fault, FrameFlags, FrameHeader, Goodbye, HeaderWords, MessageType, Position, WELCOME_SIZE, span,
 };
 
 /// Frames from this span on, in bytes, give their pages back once they are consumed.
@@ -39,6 +41,7 @@ pub(super) struct Agreed {
     pub(super) message_size_max: u64,
     pub(super) in_flight_max: u32,
     pub(super) payload_checked: bool,
+    pub(super) home_again: bool,
 }
 
 /// Why a connection is over.
@@ -80,6 +83,9 @@ pub(super) struct Link {
     socket: OwnedFd,
     agreed: Agreed,
     wait: WaitPolicy,
+    /// Last frames that the receiver has taken. When it says as many as the sender has asked, the request
+    /// ring is empty, and so is the response ring.
+    answered_count: AtomicU64,
 }
 
 impl Link {
@@ -91,21 +97,25 @@ impl Link {
         agreed: Agreed,
         wait: WaitPolicy,
     ) -> Self {
-        Self { region, request_doorbell, response_doorbell, socket, agreed, wait }
+        let answered_count = AtomicU64::new(0);
+        Self { region, request_doorbell, response_doorbell, socket, agreed, wait, answered_count }
     }
 
     /// The two ends of this link's rings. Made once per link.
     pub(super) fn ends(&self) -> (Sender, Receiver) {
-        let (layout, checked) = (self.region.layout(), self.agreed.payload_checked);
+        let Agreed { payload_checked: checked, home_again: again, .. } = self.agreed;
+        let layout = self.region.layout();
         let sender = Sender {
-            producer: Producer::new(layout.request_home(), checked),
+            producer: Producer::new(layout.request_home(), checked).again(again),
+            asked_count: 0,
+            ends_with_cancel: false,
             leftovers: Leftovers { large: None, cancels: Vec::with_capacity(CANCELS_WAITING) },
             has_leftovers: false,
             held: 0,
             held_size: 0,
         };
         let receiver = Receiver {
-            consumer: Consumer::new(layout.response_home(), checked),
+            consumer: Consumer::new(layout.response_home(), checked).again(again),
             farewell: Farewell { bytes: [0; WELCOME_SIZE], received: 0, ended: false },
         };
         (sender, receiver)
@@ -247,6 +257,10 @@ pub(super) fn wait_for(fds: &mut [PollFd<'_>], deadline: Option<Instant>) -> boo
 #[derive(Debug)]
 pub(super) struct Sender {
     producer: Producer,
+    /// Requests published.
+    asked_count: u64,
+    /// A cancel was published since the last request: no answer will say that it was taken.
+    ends_with_cancel: bool,
     leftovers: Leftovers,
     /// Exactly when `leftovers` holds anything: the one thing that a publish looks at.
     has_leftovers: bool,
@@ -278,15 +292,26 @@ impl Sender {
     pub(super) fn publish(
         &mut self,
         link: &Link,
-        header: FrameHeader,
+        mut header: FrameHeader,
         payload: &[u8],
     ) -> Result<bool, Fault> {
         if self.has_leftovers && !self.tidy(link)? {
             link.notify();
             return Ok(false);
         }
+        // Pairs with the store in `Receiver::free`, and so with the daemon's head: it publishes that
+        // before the answer.
+        let is_alone = self.asked_count == link.answered_count.load(Acquire);
+        if is_alone && link.agreed.home_again {
+            header.flags |= FrameFlags::TAKEN.bits();
+            if !self.ends_with_cancel {
+                self.producer.all_taken();
+            }
+        }
         match self.producer.publish(link.view().request_ring(), header, payload) {
             Ok(()) => {
+                self.asked_count += 1;
+                self.ends_with_cancel = false;
                 if payload.len() as u64 >= GIVE_BACK_SPAN {
                     self.remember_large(payload.len());
                 }
@@ -320,6 +345,7 @@ impl Sender {
         let ring = link.view().request_ring();
         self.producer.prefetch(ring);
         self.producer.prefetch_rest(ring);
+        link.view().daemon_parked().prefetch();
     }
 
     /// True when something was held back.
@@ -351,7 +377,10 @@ impl Sender {
         while let Some(id) = self.leftovers.cancels.last() {
             let header = FrameHeader::request(MessageType::CANCEL, *id);
             match self.producer.publish(ring, header, &[]) {
-                Ok(()) => drop(self.leftovers.cancels.pop()),
+                Ok(()) => {
+                    self.leftovers.cancels.pop();
+                    self.ends_with_cancel = true;
+                }
                 Err(PublishError::Fault(fault)) => return Err(fault),
                 Err(PublishError::Full | PublishError::TooLarge { .. }) => break,
             }
@@ -476,6 +505,11 @@ impl Receiver {
             give_back(&link.region, start, start + header.span());
         }
         self.consumer.release(ring, header);
+        if header.is_last() {
+            // Only the receiver's owner writes it. Pairs with the load in `Sender::publish`.
+            let count = link.answered_count.load(Relaxed);
+            link.answered_count.store(count.wrapping_add(1), Release);
+        }
     }
 
     /// Looks whether the daemon has hung up; never waits.

@@ -21,7 +21,7 @@ use crate::region::{Doorbell, Region, RegionLayout, check_doorbell, check_region
 use crate::ring::{Consumer, Producer, PublishError};
 use crate::sync::{AtomicBool, Ordering::Relaxed};
 use crate::wire::{
-    Features, FrameHeader, Goodbye, HELLO_SIZE, Hello, MessageType, Status, Welcome,
+    Features, FrameFlags, FrameHeader, Goodbye, HELLO_SIZE, Hello, MessageType, Status, Welcome,
 };
 
 /// No test waits longer than this for anything.
@@ -151,7 +151,7 @@ pub(super) fn welcome() -> Welcome {
     welcome.in_flight_max = 64;
     welcome.connection_id = 7;
     welcome.daemon_instance = 9;
-    welcome.features = Features::PAYLOAD_CHECK.bits();
+    welcome.features = Features::all().bits();
     welcome
 }
 
@@ -189,14 +189,15 @@ impl Peer {
         }
         let features = Features::from_bits_truncate(hello.features & welcome.features);
         let checked = features.contains(Features::PAYLOAD_CHECK);
+        let again = features.contains(Features::HOME_AGAIN);
         Some(Self {
             socket,
             region,
             file,
             request_doorbell: Doorbell::from_descriptor(request),
             response_doorbell: Doorbell::from_descriptor(response),
-            consumer: Consumer::new(layout.request_home(), checked),
-            producer: Producer::new(layout.response_home(), checked),
+            consumer: Consumer::new(layout.request_home(), checked).again(again),
+            producer: Producer::new(layout.response_home(), checked).again(again),
             seen,
             stop,
         })
@@ -243,6 +244,9 @@ impl Peer {
         let mut payload = vec![0; header.payload_size as usize];
         self.consumer.copy_payload(ring, &header, &mut payload).unwrap();
         self.consumer.release(ring, &header);
+        if header.flags & FrameFlags::TAKEN.bits() != 0 {
+            self.producer.all_taken();
+        }
         let _ = self.seen.send(header);
         Some((header, payload))
     }

@@ -25,7 +25,7 @@ pub use time::{Clock, Timestamp};
 use crate::metrics::CloseReason;
 use crate::region::{RegionLayout, RegionMemory};
 use crate::ring::{Consumer, Producer};
-use crate::wire::{Fault, Features, Goodbye, Status};
+use crate::wire::{Fault, Features, FrameFlags, Goodbye, Status};
 
 /// Why a connection ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,6 +92,8 @@ struct Connection<M> {
 struct Ends {
     requests: Consumer,
     responses: Producer,
+    /// [`FrameFlags`] that a request may have.
+    request_flags: u8,
     connection_id: u64,
     /// Index among the server's codecs.
     codec: u8,
@@ -107,9 +109,13 @@ struct Ends {
 impl<M: RegionMemory> Connection<M> {
     fn new(new: NewConnection<M>, configured: u32, now: Timestamp) -> Self {
         let checked = new.features.contains(Features::PAYLOAD_CHECK);
+        let again = new.features.contains(Features::HOME_AGAIN);
+        let home_flags = FrameFlags::HOME | FrameFlags::AGAIN | FrameFlags::TAKEN;
+        let flags = if again { home_flags } else { FrameFlags::empty() };
         let ends = Ends {
-            requests: Consumer::new(new.layout.request_home(), checked),
-            responses: Producer::new(new.layout.response_home(), checked),
+            requests: Consumer::new(new.layout.request_home(), checked).again(again),
+            responses: Producer::new(new.layout.response_home(), checked).again(again),
+            request_flags: flags.bits(),
             connection_id: new.connection_id,
             codec: new.codec,
             message_size_max: message_size_max(new.layout, configured),

@@ -19,7 +19,7 @@ use crate::protocol::Codec;
 use crate::region::RegionView;
 use crate::ring::{Look, PublishError, RingView};
 use crate::sync::sound;
-use crate::wire::{Fault, FrameHeader, HeaderWords, MessageType, Status, span};
+use crate::wire::{Fault, FrameFlags, FrameHeader, HeaderWords, MessageType, Status, span};
 
 /// One in this many synchronous requests is timed: reading the clock twice costs as much as serving
 /// a small one.
@@ -154,7 +154,6 @@ impl Ends {
                 Ok(Taken::Blocked(_)) => break,
                 Err(ending) => return Visit::End(ending),
             }
-            self.requests.pass(header);
             let size = u64::from(header.payload_size());
             self.statistics.requests += 1;
             self.statistics.request_bytes += size;
@@ -245,7 +244,7 @@ impl Ends {
         now: Timestamp,
     ) -> Result<Taken, Ending> {
         let message_type = header.message_type();
-        if header.flags() != 0 || header.status() != 0 {
+        if header.flags() & !self.request_flags != 0 || header.status() != 0 {
             // Only answers have them.
             let (flags, reserved) = (header.flags(), header.status());
             return Err(Fault::UndefinedBits { flags, reserved }.into());
@@ -263,18 +262,25 @@ impl Ends {
         if message_type > MessageType::USER_LAST {
             return Err(Fault::ReservedMessageType { message_type: message_type.to_wire() }.into());
         }
+        if header.flags() & FrameFlags::TAKEN.bits() != 0 {
+            self.responses.all_taken();
+        }
         // An owned pointer would cost two shared counters on the hot path; routes never change.
         let routes = shared.routes;
         match routes.find(message_type) {
-            Some(Route::Cancel) => Ok(self.cancel(view, slot, header.header(), shared)),
+            Some(Route::Cancel) => {
+                let taken = self.cancel(view, slot, header.header(), shared);
+                if matches!(taken, Taken::Done) {
+                    self.requests.pass(view.request_ring(), header);
+                }
+                Ok(taken)
+            }
             _ if shared.draining => {
                 let detail = b"the daemon is shutting down";
                 self.answer(view, header.header(), Status::ShuttingDown, detail, shared)
             }
             Some(Route::Synchronous(handler)) => self.run(view, &**handler, header, shared),
-            Some(Route::Worker(worker)) => {
-                self.send_job(view, slot, *worker, header.header(), shared, now)
-            }
+            Some(Route::Worker(worker)) => self.send_job(view, slot, *worker, header, shared, now),
             None => {
                 let status = Status::UnknownMessageType;
                 self.answer(view, header.header(), status, b"no handler", shared)
@@ -308,6 +314,7 @@ impl Ends {
             &mut lease[..]
         };
         self.requests.copy_payload(requests, header, payload)?;
+        self.requests.pass(requests, header);
         if !sound("a request makes no block") {
             drop(std::hint::black_box(Box::new(header.header())));
         }
@@ -363,10 +370,11 @@ impl Ends {
         view: RegionView<'_>,
         slot: u32,
         worker: usize,
-        header: FrameHeader,
+        taken: HeaderWords,
         shared: &mut Shared<'_>,
         now: Timestamp,
     ) -> Result<Taken, Ending> {
+        let header = taken.header();
         if shared.in_flight.find(&self.in_flight, header.request_id).is_some()
             && sound("an id in flight is not used again")
         {
@@ -395,6 +403,8 @@ impl Ends {
         let kind = MessageKind::from(header.message_type());
         shared.metrics.request_received(kind, u64::from(header.payload_size));
         let codec = shared.codecs[usize::from(self.codec)].id().0;
+        // The flags were about the client's ring.
+        let header = FrameHeader { flags: 0, ..header };
         shared.links[worker].send(Job {
             slot,
             connection_id: self.connection_id,
@@ -404,6 +414,7 @@ impl Ends {
         let request_id = header.request_id;
         let request = InFlight { request_id, kind, worker, taken_up: now };
         shared.in_flight.add(&mut self.in_flight, request);
+        self.requests.pass(view.request_ring(), taken);
         Ok(Taken::Done)
     }
 
@@ -445,6 +456,7 @@ impl Ends {
         if !self.responses.has_room(ring, span(DETAIL_SIZE_MAX))? {
             return Ok(Taken::Blocked(Visit::BlockedOnClient));
         }
+        self.requests.pass(view.request_ring(), (&header).into());
         self.responses.publish(ring, header.answer(status), detail)?;
         self.statistics.responses += 1;
         self.statistics.response_bytes += detail.len() as u64;

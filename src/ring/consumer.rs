@@ -1,11 +1,11 @@
 //! The reading side of a ring.
 
-use super::{Home, RingView};
+use super::{Home, RingView, small};
 use crate::copy::{copy_out, prefetch};
 use crate::limits::{FRAME_ALIGNMENT, FRAME_HEADER_SIZE, PADDING_RUN_MAX, WORD_SIZE};
-use crate::sync::Ordering::{Acquire, Relaxed, Release};
+use crate::sync::Ordering::{self, Acquire, Relaxed, Release};
 use crate::sync::{AtomicU64, sound};
-use crate::wire::{Fault, FrameHeader, HeaderWords, Position};
+use crate::wire::{Fault, FrameFlags, FrameHeader, HeaderWords, Position};
 
 const HEADER_WORDS: usize = (FRAME_HEADER_SIZE / WORD_SIZE) as usize;
 
@@ -22,10 +22,19 @@ const PREFETCH_SIZE_MAX: u64 = 20 * FRAME_ALIGNMENT;
 pub struct Consumer {
     /// Where the next header will appear. Ours alone; the ring holds a copy for the producer.
     pub(super) head: Position,
+    /// The first word of the frame that was passed last, if that stood at home and the next may, too;
+    /// else 0.
+    home_word: u64,
+    /// Bytes that frames take which others may follow at home: as many as the longest of them.
+    home_extent: u32,
+    home_offset: u32,
+    home_size: u32,
+    /// A frame may follow another one at home.
+    again: bool,
     /// Verify [`FrameHeader::check_payload`].
     payload_checked: bool,
     /// Bytes that the last frame took: the next is likely to take as many.
-    span_last: u64,
+    span_last: u32,
     /// Why the last look said [`Look::Broken`].
     broken: Option<Fault>,
 }
@@ -47,7 +56,24 @@ impl Consumer {
     /// A consumer for an empty ring of zeros.
     #[must_use]
     pub const fn new(home: Home, payload_checked: bool) -> Self {
-        Self { head: home.start(), payload_checked, span_last: 0, broken: None }
+        Self {
+            head: home.start(),
+            home_word: 0,
+            home_extent: 0,
+            home_offset: small(home.offset),
+            home_size: small(home.size),
+            again: false,
+            payload_checked,
+            span_last: 0,
+            broken: None,
+        }
+    }
+
+    /// The same for a ring whose sides have agreed that a frame may follow another at home.
+    #[must_use]
+    pub const fn again(mut self, again: bool) -> Self {
+        self.again = again;
+        self
     }
 
     /// Where the next frame will stand.
@@ -56,11 +82,12 @@ impl Consumer {
         self.head
     }
 
-    /// True when nothing is published at the head: the cheapest look, one load.
+    /// True when nothing is published at the head, nor at home if it may be there: the cheapest look.
     #[inline]
     #[must_use]
     pub fn is_empty(&self, ring: RingView<'_>) -> bool {
-        ring.words[ring.index(self.head)].load(Relaxed) == 0
+        let is_home = self.home_word != 0 && self.is_news(self.load_home(ring, Relaxed));
+        !is_home && ring.words[ring.index(self.head)].load(Relaxed) == 0
     }
 
     /// Looks for the oldest published frame and gives a judged copy of its header. The frame stays
@@ -84,10 +111,14 @@ impl Consumer {
     #[inline(always)]
     pub fn look(&mut self, ring: RingView<'_>) -> Look {
         for _ in 0..=PADDING_RUN_MAX {
+            // Both loads pair with the last store in `Producer::store`: the frame and the zero behind it.
+            let ordering = if sound("acquire in poll") { Acquire } else { Relaxed };
+            let first = if self.home_word == 0 {
+                ring.words[ring.index(self.head)].load(ordering)
+            } else {
+                self.look_at_home(ring, ordering)
+            };
             let index = ring.index(self.head);
-            // Pairs with the last store in `Producer::store`: the frame and the zero behind it.
-            let first =
-                ring.words[index].load(if sound("acquire in poll") { Acquire } else { Relaxed });
             if first == 0 {
                 return Look::Nothing;
             }
@@ -101,6 +132,11 @@ impl Consumer {
                 let available = ring.capacity() - ring.offset(self.head);
                 if header.span() > available && sound("a frame ends inside the ring") {
                     return self.refuse_span(header.span(), available);
+                }
+                if header.flags() & FrameFlags::HOME.bits() != 0
+                    && !self.may_stay_home(ring, header.span())
+                {
+                    return self.refuse_home(header.flags());
                 }
                 return Look::Frame(header);
             }
@@ -148,17 +184,35 @@ impl Consumer {
     /// Gives the space of the frame that [`Consumer::poll`] gave back to the producer.
     #[inline(always)]
     pub fn release(&mut self, ring: RingView<'_>, header: impl Into<HeaderWords>) {
-        self.pass(header.into());
+        self.pass(ring, header.into());
         self.release_passed(ring);
     }
 
     /// Goes on to the next frame; the space of this one and of others before it goes back with
     /// [`Consumer::release_passed`]. The producer looks at our head now and then, and each store after
-    /// that has to fetch its line first: one for a whole visit is enough.
+    /// that has to fetch its line first: one for a whole visit is enough. Call it before the frame is
+    /// answered.
     #[inline(always)]
-    pub fn pass(&mut self, header: HeaderWords) {
-        self.span_last = header.span();
-        self.head = self.head.plus(self.span_last);
+    pub fn pass(&mut self, ring: RingView<'_>, header: HeaderWords) {
+        let span = header.span();
+        self.span_last = small(span);
+        if header.flags() & FrameFlags::HOME.bits() != 0 {
+            return self.pass_home(ring, header);
+        }
+        self.home_word = 0;
+        self.head = self.head.plus(span);
+    }
+
+    /// [`Consumer::pass`] for a frame that another may follow in its place.
+    #[inline(always)]
+    fn pass_home(&mut self, ring: RingView<'_>, header: HeaderWords) {
+        self.home_word = header.first();
+        self.home_extent = self.home_extent.max(self.span_last);
+        self.head = self.head.plus(u64::from(self.home_extent));
+        if sound("a frame at home is released at once") {
+            // Its answer says that it was taken, and then the producer goes by that, not by our head.
+            self.release_passed(ring);
+        }
     }
 
     /// Gives the space of all frames that were passed back to the producer.
@@ -187,7 +241,11 @@ impl Consumer {
     /// Asks for the rest of a frame that is as long as the last one.
     #[inline(always)]
     pub fn prefetch_rest(&self, ring: RingView<'_>) {
-        self.prefetch_between(ring, PREFETCH_SIZE, self.span_last.min(PREFETCH_SIZE_MAX));
+        self.prefetch_between(
+            ring,
+            PREFETCH_SIZE,
+            u64::from(self.span_last).min(PREFETCH_SIZE_MAX),
+        );
     }
 
     /// Asks for the lines `from` so many bytes behind the head up to, but not including, `until`.
@@ -195,8 +253,9 @@ impl Consumer {
     fn prefetch_between(&self, ring: RingView<'_>, from: u64, until: u64) {
         // Bounded by `PREFETCH_SIZE_MAX`.
         let mut ahead = from;
+        let next = if self.home_word == 0 { self.head } else { self.home() };
         while ahead < until {
-            prefetch(&ring.words[ring.index(self.head.plus(ahead))]);
+            prefetch(&ring.words[ring.index(next.plus(ahead))]);
             ahead += FRAME_ALIGNMENT;
         }
     }
@@ -223,6 +282,21 @@ impl Consumer {
         Look::Broken
     }
 
+    /// True when another frame may follow one of `span` bytes at the head in its place.
+    #[inline(always)]
+    fn may_stay_home(&self, ring: RingView<'_>, span: u64) -> bool {
+        let is_home = ring.offset(self.head) == u64::from(self.home_offset);
+        self.again && is_home && span + FRAME_ALIGNMENT <= u64::from(self.home_size)
+    }
+
+    /// Keeps the fault of a frame that says that it stands at home where none can.
+    #[cold]
+    #[inline(never)]
+    fn refuse_home(&mut self, flags: u8) -> Look {
+        self.broken = Some(Fault::UndefinedBits { flags, reserved: 0 });
+        Look::Broken
+    }
+
     /// Passes a padding frame; false, with the fault kept, when it is none that can be.
     #[inline(never)]
     fn skip_padding(&mut self, words: &[AtomicU64], head: &AtomicU64, payload_size: u32) -> bool {
@@ -236,8 +310,56 @@ impl Consumer {
         true
     }
 
+    /// The word at home, which the producer may change while ours is the last frame there.
+    #[inline(always)]
+    fn load_home(&self, ring: RingView<'_>, ordering: Ordering) -> u64 {
+        ring.words[ring.index(self.home())].load(ordering)
+    }
+
+    /// True for a word at home that is not that of the frame that was passed last.
+    #[inline(always)]
+    const fn is_news(&self, home: u64) -> bool {
+        home != 0 && home != self.home_word
+    }
+
+    /// The first word of the next frame where the one that was passed last stands at home: of one in its
+    /// place, to which the head moves, or of one behind it; or 0.
+    #[inline(always)]
+    fn look_at_home(&mut self, ring: RingView<'_>, ordering: Ordering) -> u64 {
+        let mut home = self.load_home(ring, ordering);
+        if !self.is_news(home) {
+            let behind = ring.words[ring.index(self.head)].load(ordering);
+            if behind == 0 {
+                return 0;
+            }
+            // It stands behind a frame that has come home since the first look, or behind ours.
+            if sound("home is looked at again") {
+                home = self.load_home(ring, ordering);
+            }
+            if !self.is_news(home) {
+                return behind;
+            }
+        }
+        self.head = self.head.plus(self.distance_home(ring));
+        self.home_word = 0;
+        home
+    }
+
+    /// Bytes from the head to the next place where home begins.
+    #[inline(always)]
+    fn distance_home(&self, ring: RingView<'_>) -> u64 {
+        self.home().since(self.head) & (ring.capacity() - 1)
+    }
+
+    /// Where home begins, in some lap.
+    #[inline(always)]
+    const fn home(&self) -> Position {
+        Position(self.home_offset as u64)
+    }
+
     #[inline]
     fn advance(&mut self, ring: RingView<'_>, span: u64) {
+        self.home_word = 0;
         self.head = self.head.plus(span);
         self.release_passed(ring);
     }

@@ -32,6 +32,18 @@
 //! back home with a padding frame, as long as the next frame fits there; where the consumer looks on
 //! by itself, already when only the frame just published is left. A busy ring walks on.
 //!
+//! Where both sides have agreed on it ([`Producer::again`]), a frame may follow another *in its place* at home, as soon as
+//! the consumer is known to have taken that one. One request at a time then always travels in the same lines, and 1 KiB of it
+//! needs one page and not three. After such a frame the consumer looks at two words: at that of the frame it took, and at
+//! the one behind. What keeps it from taking anything else for a frame:
+//!
+//! - the first words of two frames that follow each other there differ ([`FrameFlags::AGAIN`]);
+//! - all of them take as many bytes as the longest, so the word behind stays where it is, and none is written over it;
+//! - home is not written by a ring that walks on before the consumer has taken what stands behind home;
+//! - whoever finds a frame behind looks at home once more: the producer may have shown one there before it.
+//!
+//! [`FrameFlags::AGAIN`]: crate::wire::FrameFlags::AGAIN
+//!
 //! # What is trusted
 //!
 //! Nothing that the peer can write. A header is copied once and judged from the copy; a peer's head
@@ -125,6 +137,15 @@ impl Home {
     pub const fn start(&self) -> Position {
         Position(self.offset)
     }
+}
+
+/// A number of bytes within a ring in half the memory: rings are smaller than 4 GiB, and each connection
+/// has some of these.
+#[expect(clippy::cast_possible_truncation, reason = "smaller than a ring")]
+#[inline(always)]
+const fn small(size: u64) -> u32 {
+    debug_assert!(size <= u32::MAX as u64);
+    size as u32
 }
 
 #[cfg(all(test, not(annulus_loom)))]

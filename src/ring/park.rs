@@ -16,6 +16,7 @@
 //! fall on the flag of the sleeper's *next* sleep, but the ring that follows it ends that sleep, and
 //! the sleeper looks again. Loom treats SeqCst accesses as AcqRel, hence fences.
 
+use crate::copy::prefetch;
 use crate::sync::{AtomicU64, Ordering::Relaxed, Ordering::SeqCst, fence, sound};
 
 /// One side's parked flag, in memory that both sides can write.
@@ -50,6 +51,12 @@ impl<'m> ParkFlag<'m> {
     #[must_use]
     pub fn is_armed(&self) -> bool {
         self.0.load(Relaxed) != 0
+    }
+
+    /// Sender, before it publishes: asks for the flag's line, without waiting for it.
+    #[inline(always)]
+    pub fn prefetch(&self) {
+        prefetch(self.0);
     }
 
     /// Sender, after publishing: true when the peer is parked and must be rung now.

@@ -2,12 +2,12 @@
 
 use thiserror::Error;
 
-use super::{Home, RingView};
+use super::{Home, RingView, small};
 use crate::copy::{copy_in, prefetch_to_write};
 use crate::limits::{FRAME_ALIGNMENT, FRAME_HEADER_SIZE, PAGE_SIZE, WORD_SIZE};
 use crate::sync::Ordering::{Acquire, Relaxed, Release};
 use crate::sync::{AtomicU64, sound};
-use crate::wire::{Fault, FrameHeader, Position, payload_check, span};
+use crate::wire::{Fault, FrameFlags, FrameHeader, Position, payload_check, span};
 
 const HEADER_WORDS: usize = (FRAME_HEADER_SIZE / WORD_SIZE) as usize;
 
@@ -52,8 +52,22 @@ enum Course {
 pub struct Producer {
     /// Where the next header goes; always holds a zero word in the ring.
     pub(super) tail: Position,
-    /// The consumer's head when we last looked, found to be valid.
+    /// The consumer's head when we last looked, found to be valid; or the tail, when the last frame went
+    /// home again: nothing before it is in use.
     pub(super) head: Position,
+    /// What the consumer has certainly published as its head: `head`, or the end of the frame that was at
+    /// home before the last one.
+    pub(super) head_published: Position,
+    /// Where the last frame ends that another may follow in its place.
+    home_until: Position,
+    /// Bytes that such frames take, however short: as many as the longest of them; 0 before the first.
+    home_extent: u32,
+    /// [`FrameFlags::HOME`] and, every other time, [`FrameFlags::AGAIN`].
+    home_flags: u8,
+    /// The consumer is known to have taken everything.
+    taken: bool,
+    /// A frame may follow another one at home.
+    again: bool,
     /// Up to here frames can be written without looking at anything: the end of the page or of the
     /// space known to be free, whichever comes first. Never before the tail.
     pub(super) clear_until: Position,
@@ -67,7 +81,7 @@ pub struct Producer {
     /// The next frame is held back.
     holding: bool,
     /// Bytes that the last frame took: the next is likely to take as many.
-    span_last: u64,
+    span_last: u32,
     /// Fill in and let the peer verify [`payload_check`].
     payload_checked: bool,
 }
@@ -80,6 +94,12 @@ impl Producer {
         Self {
             tail: start,
             head: start,
+            head_published: start,
+            home_until: start,
+            home_extent: 0,
+            home_flags: FrameFlags::HOME.bits(),
+            taken: false,
+            again: false,
             clear_until: start,
             home,
             zero_at: start,
@@ -89,6 +109,21 @@ impl Producer {
             span_last: 0,
             payload_checked,
         }
+    }
+
+    /// The same for a ring whose sides have agreed that a frame may follow another at home.
+    #[must_use]
+    pub const fn again(mut self, again: bool) -> Self {
+        self.again = again;
+        self
+    }
+
+    /// The consumer has said by another way that it has taken everything, and has published its head before
+    /// it said so. Of use as long as the last frame stands at home: the next may go there again
+    /// without a look at the consumer's head.
+    #[inline(always)]
+    pub const fn all_taken(&mut self) {
+        self.taken = true;
     }
 
     /// Where the next frame will stand; everything before it is published.
@@ -148,13 +183,35 @@ impl Producer {
             capacity: ring.capacity(),
         })?;
         let span = span(size);
-        if !self.is_clear(span) {
+        let was_taken = self.is_taken();
+        if was_taken && self.may_stay_home(span) {
+            self.stay_home(ring);
+        } else if !self.is_clear(span) {
             self.make_room(ring.words, ring.head, span, course)?;
         }
         header.payload_size = size;
         header.payload_check = if self.payload_checked { payload_check(payload) } else { 0 };
-        self.store(ring, &header, payload, span);
-        self.span_last = span;
+        self.span_last = small(span);
+        // In a ring that is busy no frame could follow there, and this one may be held back.
+        let is_home = (was_taken || self.is_taken())
+            && self.again
+            && ring.offset(self.tail) == self.home.offset
+            && self.is_clear_home(span);
+        let (mut taken, holding) = (span, self.holding);
+        if is_home {
+            // Never held back: behind it the consumer may look already, and must find this one first.
+            self.holding = false;
+            header.flags |= self.begin_home(span);
+            taken = self.extent();
+        }
+        self.store(ring, &header, payload, taken);
+        if is_home {
+            // The next frame is likely to stand in the same lines, so none is claimed.
+            self.home_until = self.tail;
+            self.holding = holding;
+            return Ok(());
+        }
+        self.claim_ahead(ring, span);
         if !self.is_clear(span) && self.home.early && course == Course::HomeWhenEmpty {
             self.go_home_early(ring.words, ring.head, span);
         }
@@ -194,13 +251,20 @@ impl Producer {
     /// has others to serve first: until its turn comes the lines are here, and its stores do not wait.
     #[inline(always)]
     pub fn prefetch(&self, ring: RingView<'_>) {
-        self.prefetch_between(ring, 0, PREFETCH_SIZE);
+        // Behind a frame at home the consumer looks as well: those lines are best left alone.
+        let size = if self.stands_at_home() {
+            PREFETCH_SIZE.min(self.span_last.into())
+        } else {
+            PREFETCH_SIZE
+        };
+        self.prefetch_between(ring, self.next(), 0, size);
     }
 
     /// Asks for the rest of a frame that is as long as the last one.
     #[inline(always)]
     pub fn prefetch_rest(&self, ring: RingView<'_>) {
-        self.prefetch_between(ring, PREFETCH_SIZE, self.span_last.min(PREFETCH_SIZE_MAX));
+        let size = u64::from(self.span_last).min(PREFETCH_SIZE_MAX);
+        self.prefetch_between(ring, self.next(), PREFETCH_SIZE, size);
     }
 
     /// In a run of frames that are as long as the last one, asks for the lines of one that is some
@@ -208,19 +272,25 @@ impl Producer {
     /// wait for its lines after the one before it had got its own.
     #[inline(always)]
     pub fn prefetch_run(&self, ring: RingView<'_>) {
-        let span = self.span_last;
+        let span = u64::from(self.span_last);
         let ahead = PREFETCH_FRAMES * span;
         let ahead = if ahead <= PREFETCH_AHEAD_MAX { ahead } else { span };
-        self.prefetch_between(ring, ahead, ahead + span.min(PREFETCH_SIZE_MAX));
+        self.prefetch_between(ring, self.tail, ahead, ahead + span.min(PREFETCH_SIZE_MAX));
     }
 
-    /// Asks for the lines `from` so many bytes behind the tail up to, but not including, `until`.
+    /// Where the next frame is likely to stand.
     #[inline(always)]
-    fn prefetch_between(&self, ring: RingView<'_>, from: u64, until: u64) {
+    fn next(&self) -> Position {
+        if self.stands_at_home() { self.home_from() } else { self.tail }
+    }
+
+    /// Asks for the lines `from` so many bytes behind `next` up to, but not including, `until`.
+    #[inline(always)]
+    fn prefetch_between(&self, ring: RingView<'_>, next: Position, from: u64, until: u64) {
         // Bounded by `PREFETCH_SIZE_MAX`.
         let mut ahead = from;
         while ahead < until {
-            prefetch_to_write(&ring.words[ring.index(self.tail.plus(ahead))]);
+            prefetch_to_write(&ring.words[ring.index(next.plus(ahead))]);
             ahead += FRAME_ALIGNMENT;
         }
     }
@@ -241,6 +311,13 @@ impl Producer {
             return Err(PublishError::TooLarge { span, capacity });
         }
         self.look_at_head(ring)?;
+        if self.head == self.tail {
+            if self.may_stay_home(span) {
+                self.stay_home(ring);
+                return Ok(());
+            }
+            self.step_off(ring, span);
+        }
         if self.head == self.tail && course == Course::HomeWhenEmpty {
             self.go_home(ring, span);
         }
@@ -310,13 +387,16 @@ impl Producer {
     /// True when the consumer's head is still where we last saw it: a full ring is still full.
     #[must_use]
     pub fn is_unmoved(&self, ring: RingView<'_>) -> bool {
-        ring.head.load(Acquire) == self.head.0
+        ring.head.load(Acquire) == self.head_published.0
     }
 
     /// Reads the peer's head once and keeps it if it is possible.
     fn look_at_head(&mut self, ring: RingView<'_>) -> Result<(), Fault> {
         // Pairs with the store in `Consumer::release`: what it freed is no longer read.
         let head = Position(ring.head.load(Acquire));
+        if head == self.head_published {
+            return Ok(());
+        }
         let is_possible = head.since(self.head) <= self.tail.since(self.head)
             && head.0.is_multiple_of(FRAME_ALIGNMENT);
         if !is_possible && sound("a head lies between the last one and the tail") {
@@ -326,8 +406,68 @@ impl Producer {
                 tail: self.tail.0,
             });
         }
-        self.head = head;
+        (self.head, self.head_published) = (head, head);
         Ok(())
+    }
+
+    /// True when the consumer has taken everything, as far as we know without a look.
+    #[inline(always)]
+    fn is_taken(&self) -> bool {
+        self.taken || self.head == self.tail
+    }
+
+    /// True when the last frame stands at home, and another may follow in its place.
+    #[inline(always)]
+    fn stands_at_home(&self) -> bool {
+        self.home_until == self.tail && self.home_extent != 0
+    }
+
+    /// Where the last frame begins that another may follow in its place.
+    #[inline(always)]
+    const fn home_from(&self) -> Position {
+        Position(self.home_until.0.wrapping_sub(self.extent()))
+    }
+
+    #[inline(always)]
+    const fn extent(&self) -> u64 {
+        self.home_extent as u64
+    }
+
+    /// True when a frame of `span` bytes may follow the last one in its place, once that is taken. It must
+    /// not reach over the word behind it, at which the consumer looks as well.
+    #[inline(always)]
+    fn may_stay_home(&self, span: u64) -> bool {
+        self.stands_at_home() && span <= self.extent()
+    }
+
+    /// True when a frame of `span` bytes at the tail, which is at home, may be followed in its place.
+    #[inline(always)]
+    fn is_clear_home(&self, span: u64) -> bool {
+        span + FRAME_ALIGNMENT <= self.home.size && self.is_clear(span.max(self.extent()))
+    }
+
+    /// The last frame stands at home and was taken: the next stands there a lap later, over it.
+    #[inline(always)]
+    fn stay_home(&mut self, ring: RingView<'_>) {
+        // Whoever says that it has taken everything has published its head before.
+        self.head_published = self.tail;
+        self.tail = self.home_from().plus(ring.capacity());
+        self.head = self.tail;
+        // Nothing was written behind the last frame, so its zero is there.
+        self.zero_at = self.tail.plus(self.extent());
+        self.clear_until = self.tail.plus(self.home.size);
+    }
+
+    /// The ring is empty, but the word at home is still looked at, and a frame of `span` bytes would need
+    /// its place: a piece of padding behind it, and the consumer looks there no more.
+    fn step_off(&mut self, ring: RingView<'_>, span: u64) {
+        let to_end = ring.capacity() - ring.offset(self.tail);
+        // What comes first: the frame, or the padding that leads to the ring's start.
+        let first = if span <= to_end { span } else { to_end };
+        let needed = first + FRAME_ALIGNMENT;
+        if self.stands_at_home() && needed > self.free_size(ring) {
+            self.store_padding(ring, FRAME_ALIGNMENT);
+        }
     }
 
     /// The ring is empty: when the page ends before the next frame of `span` bytes does, starts again
@@ -380,11 +520,15 @@ impl Producer {
         span + FRAME_ALIGNMENT <= self.clear_until.since(self.tail)
     }
 
-    /// Bytes between the tail and what the consumer, as last seen, may still read.
+    /// Bytes between the tail and what the consumer, as last seen, may still read: also the frame at home
+    /// that it took last, because it looks for another in its place.
     #[inline]
     fn free_size(&self, ring: RingView<'_>) -> u64 {
-        // Note: cannot underflow: `look_at_head` takes no head that is further away.
-        ring.capacity() - self.tail.since(self.head)
+        let kept = self.head == self.home_until && sound("home is kept while it is looked at");
+        let head = if kept { self.home_from() } else { self.head };
+        // Note: cannot underflow: `look_at_head` takes no head that is further away, and while home was
+        // kept nothing was written that reaches over it.
+        ring.capacity() - self.tail.since(head)
     }
 
     /// End of the page that holds the byte `ahead` of the tail, of the ring, or of the free space.
@@ -401,6 +545,16 @@ impl Producer {
         // What is clear behind it, the caller finds out.
         self.clear_until = self.tail.plus(span);
         self.store(ring, &FrameHeader::padding(span), &[], span);
+        self.claim_ahead(ring, span);
+    }
+
+    /// A frame of `span` bytes will stand at the tail, which is at home: gives its flags.
+    #[inline(always)]
+    fn begin_home(&mut self, span: u64) -> u8 {
+        let flags = self.home_flags;
+        self.home_flags ^= FrameFlags::AGAIN.bits();
+        self.home_extent = self.home_extent.max(small(span));
+        flags
     }
 
     /// Writes and publishes. The caller has made sure that `span` and one unit more are free, and
@@ -427,8 +581,8 @@ impl Producer {
             // Publishes all of the above; pairs with the load in `Consumer::look`.
             target[0].store(words[0], if sound("release in store") { Release } else { Relaxed });
         }
+        self.taken = false;
         self.tail = next;
-        self.claim_ahead(ring, span);
     }
 
     /// Stores zeros into the two lines behind the next header's and where the next frame ends if it is

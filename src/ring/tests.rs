@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use super::*;
 use crate::limits::{HOME_SIZE, PAGE_SIZE};
 use crate::sync::Ordering::Relaxed;
-use crate::wire::{Fault, FrameHeader, MessageType, span};
+use crate::wire::{Fault, FrameFlags, FrameHeader, MessageType, span};
 
 struct Memory {
     words: Vec<AtomicU64>,
@@ -65,11 +65,11 @@ fn operations(seed: u64, count: usize, size_max: u32) -> impl Iterator<Item = Op
     })
 }
 
-fn same_history_as_a_queue(capacity: u64, home: Home, seed: u64, checked: bool) {
+fn same_history_as_a_queue(capacity: u64, home: Home, seed: u64, checked: bool, again: bool) {
     let memory = Memory::new(capacity, home);
     let ring = memory.view();
-    let mut producer = Producer::new(home, checked);
-    let mut consumer = Consumer::new(home, checked);
+    let mut producer = Producer::new(home, checked).again(again);
+    let mut consumer = Consumer::new(home, checked).again(again);
     // What can be seen, and what is held back behind it.
     let (mut oracle, mut held, mut holding) = (VecDeque::new(), VecDeque::new(), false);
     let size_max = u32::try_from(capacity - FRAME_ALIGNMENT - 32).unwrap();
@@ -81,11 +81,18 @@ fn same_history_as_a_queue(capacity: u64, home: Home, seed: u64, checked: bool) 
         producer.prefetch_run(ring);
         consumer.prefetch(ring);
         consumer.prefetch_rest(ring);
+        let is_taken = oracle.is_empty() && held.is_empty();
+        assert!(oracle.is_empty() || !consumer.is_empty(ring), "seed {seed}");
         match operation {
             Operation::Publish(size) => {
+                // Now and then it is told by another way.
+                if again && is_taken && step % 3 != 0 {
+                    producer.all_taken();
+                }
                 let payload: Vec<u8> = (0..size).map(|i| (i as u8) ^ (step as u8)).collect();
                 match producer.publish(ring, request(step as u64), &payload) {
-                    Ok(()) if holding => held.push_back((step as u64, payload)),
+                    // At home a frame is shown at once.
+                    Ok(()) if producer.is_holding() => held.push_back((step as u64, payload)),
                     Ok(()) => oracle.push_back((step as u64, payload)),
                     Err(PublishError::Full) => assert!(
                         !producer.is_drained(ring).unwrap() || holding || !oracle.is_empty(),
@@ -122,10 +129,13 @@ fn any_sequence_has_the_history_of_a_queue() {
     let at_end =
         Home { offset: (1 << 14) - HOME_SIZE, size: HOME_SIZE, phase: HOME_SIZE, early: true };
     let at_start = Home { offset: 0, size: HOME_SIZE, phase: PAGE_SIZE - HOME_SIZE, early: true };
+    let small = Home { offset: 256, size: 256, phase: 0, early: false };
     for seed in 1..=40 {
-        same_history_as_a_queue(256, Home::NONE, seed, seed % 2 == 0);
-        same_history_as_a_queue(1 << 14, at_end, seed, seed % 2 == 0);
-        same_history_as_a_queue(1 << 14, at_start, seed, seed % 2 == 0);
+        same_history_as_a_queue(256, Home::NONE, seed, seed % 2 == 0, false);
+        for (home, capacity) in [(at_end, 1 << 14), (at_start, 1 << 14), (small, 512)] {
+            same_history_as_a_queue(capacity, home, seed, seed % 2 == 0, false);
+            same_history_as_a_queue(capacity, home, seed, seed % 2 == 0, true);
+        }
     }
 }
 
@@ -229,7 +239,7 @@ fn space_of_frames_that_were_passed_goes_back_all_at_once() {
     for id in 0..2 {
         let Look::Frame(header) = consumer.look(ring) else { panic!("frame {id}") };
         assert_eq!(header.request_id(), id);
-        consumer.pass(header);
+        consumer.pass(ring, header);
     }
     assert_eq!(producer.publish(ring, request(3), &[]), Err(PublishError::Full));
     consumer.release_passed(ring);
@@ -304,6 +314,82 @@ fn a_quiet_ring_stays_on_one_page() {
         // Positions ran on through many laps.
         assert!(producer.tail().0 > 100 << 16);
     }
+}
+
+#[test]
+fn one_frame_at_a_time_stands_where_the_last_one_did() {
+    for home in [
+        Home { offset: (1 << 16) - HOME_SIZE, size: HOME_SIZE, phase: HOME_SIZE, early: true },
+        Home { offset: 0, size: HOME_SIZE, phase: PAGE_SIZE - HOME_SIZE, early: false },
+    ] {
+        let memory = Memory::new(1 << 16, home);
+        let ring = memory.view();
+        let mut producer = Producer::new(home, true).again(true);
+        let mut consumer = Consumer::new(home, true).again(true);
+        for id in 0..1_000 {
+            // The longest comes first, and once the others know, none walks on.
+            let payload = vec![id as u8; [1024, 64, 700, 0][(id % 4) as usize]];
+            producer.all_taken();
+            producer.publish(ring, request(id), &payload).unwrap();
+            assert!(!consumer.is_empty(ring));
+            assert_eq!(take(&mut consumer, ring), Ok(Some((id, payload))));
+            assert!(consumer.is_empty(ring));
+            assert_eq!(take(&mut consumer, ring), Ok(None));
+        }
+        assert_eq!(producer.tail().0 - span(1024), home.offset + 999 * (1 << 16));
+        let end = home.offset + span(1024);
+        for (index, word) in memory.words.iter().enumerate() {
+            let is_home = (home.offset..end).contains(&(index as u64 * WORD_SIZE));
+            assert!(is_home || word.load(Relaxed) == 0, "word {index}");
+        }
+    }
+}
+
+#[test]
+fn a_frame_as_large_as_the_ring_passes_behind_one_at_home() {
+    let home = Home { offset: 0, size: 512, phase: 0, early: false };
+    let memory = Memory::new(1024, home);
+    let ring = memory.view();
+    let mut producer = Producer::new(home, false).again(true);
+    let mut consumer = Consumer::new(home, false).again(true);
+    let largest = vec![7; 1024 - 64 - 32];
+    for round in 0..40 {
+        producer.publish(ring, request(round), b"small").unwrap();
+        assert!(take(&mut consumer, ring).unwrap().is_some());
+        let mut tries = 0;
+        while producer.publish(ring, request(round), &largest).is_err() {
+            assert_eq!(take(&mut consumer, ring), Ok(None));
+            tries += 1;
+            assert!(tries < 4, "it makes way for itself");
+        }
+        assert_eq!(take(&mut consumer, ring).unwrap().unwrap().1, largest);
+    }
+}
+
+#[test]
+fn a_frame_that_claims_a_home_where_none_is_is_a_fault() {
+    let home = Home { offset: 128, size: 128, phase: 0, early: false };
+    let memory = Memory::new(512, home);
+    let ring = memory.view();
+    let flags = FrameFlags::HOME.bits();
+    let place = |position: Position, size: u32| {
+        let mut header = request(1);
+        (header.flags, header.payload_size) = (flags, size);
+        let index = ring.index(position);
+        for (word, value) in memory.words[index..].iter().zip(header.sealed(position)) {
+            word.store(value, Relaxed);
+        }
+    };
+    let fault = Err(Fault::UndefinedBits { flags, reserved: 0 });
+    place(Position(128), 32);
+    assert_eq!(Consumer::new(home, false).poll(ring), fault, "nobody agreed on it");
+    assert!(Consumer::new(home, false).again(true).poll(ring).is_ok());
+    place(Position(128), 33);
+    assert_eq!(Consumer::new(home, false).again(true).poll(ring), fault, "longer than home");
+    place(Position(256), 0);
+    let mut consumer = Consumer::new(home, false).again(true);
+    consumer.head = Position(256);
+    assert_eq!(consumer.poll(ring), fault, "somewhere else");
 }
 
 #[test]

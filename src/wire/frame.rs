@@ -45,6 +45,13 @@ bitflags! {
     pub struct FrameFlags: u8 {
         /// The last frame that answers its request. Exactly one answer frame has it.
         const LAST = 1;
+        /// Stands at home; the next frame may stand in its place
+        /// ([`Features::HOME_AGAIN`](super::Features::HOME_AGAIN)).
+        const HOME = 1 << 1;
+        /// Changes from one frame at home to the next in its place, so that their first words are never alike.
+        const AGAIN = 1 << 2;
+        /// Of a request: every answer to those before it has been taken, whole.
+        const TAKEN = 1 << 3;
         /// The payload travels in a lease, not in the ring. Inside the daemon only.
         const LEASED = 1 << 7;
     }
@@ -270,6 +277,13 @@ impl HeaderWords {
         (wrong == 0).then_some(Self { first, request_id, third, fourth })
     }
 
+    /// The word that makes the frame seen; never zero.
+    #[inline(always)]
+    #[must_use]
+    pub const fn first(self) -> u64 {
+        self.first
+    }
+
     /// [`FrameHeader::payload_size`].
     #[inline(always)]
     #[must_use]
@@ -443,9 +457,9 @@ mod tests {
     #[test]
     fn undefined_bits_are_a_fault_even_with_a_valid_check() {
         let mut header = FrameHeader::request(MessageType::ECHO, 7);
-        header.flags = 0b10;
+        header.flags = 0b1_0000;
         let fault = FrameHeader::judge(header.sealed(Position(0)), Position(0)).unwrap_err();
-        assert_eq!(fault, Fault::UndefinedBits { flags: 0b10, reserved: 0 });
+        assert_eq!(fault, Fault::UndefinedBits { flags: 0b1_0000, reserved: 0 });
     }
 
     #[test]

@@ -34,6 +34,8 @@ bitflags! {
     pub struct Features: u32 {
         /// Payloads carry their check and both sides verify it. Headers always do.
         const PAYLOAD_CHECK = 1;
+        /// A frame may follow another one at home ([`Producer::again`](crate::ring::Producer::again)).
+        const HOME_AGAIN = 1 << 1;
     }
 }
 

@@ -114,7 +114,7 @@ pub(crate) const ATTACKS: &[Attack] = &[
             let unknown = Features::from_bits_retain(u32::MAX);
             let (region, gifts) = Gifts::honest(CAPACITY, CAPACITY);
             let mut peer = Peer::bringing(&stage.socket(), region, gifts, unknown);
-            assert_eq!(peer.welcome.features, Features::PAYLOAD_CHECK.bits());
+            assert_eq!(peer.welcome.features, Features::all().bits());
             vec![peer.is_served()]
         },
         must: &[Seen::Served],

@@ -16,7 +16,7 @@ use annulus::region::{RegionLayout, RegionView};
 use annulus::ring::{Consumer, Producer, PublishError};
 use annulus::sync::AtomicU64;
 use annulus::sync::Ordering::Acquire;
-use annulus::wire::{FrameHeader, Goodbye, MessageType};
+use annulus::wire::{FrameFlags, FrameHeader, Goodbye, MessageType};
 
 use super::exchange::{Answer, Kind, filled};
 use super::plan::Plan;
@@ -85,6 +85,8 @@ pub(crate) struct Client {
     layout: RegionLayout,
     requests: Producer,
     responses: Consumer,
+    /// A cancel was published since the last request.
+    ends_with_cancel: bool,
     state: State,
     pub(crate) honesty: Honesty,
     pub(crate) stalled_until: u64,
@@ -116,8 +118,11 @@ impl Client {
             index,
             words,
             layout: plan.layout,
-            requests: Producer::new(plan.layout.request_home(), plan.payload_checked),
-            responses: Consumer::new(plan.layout.response_home(), plan.payload_checked),
+            requests: Producer::new(plan.layout.request_home(), plan.payload_checked)
+                .again(plan.home_again),
+            responses: Consumer::new(plan.layout.response_home(), plan.payload_checked)
+                .again(plan.home_again),
+            ends_with_cancel: false,
             state: State::Polling,
             honesty: Honesty::Honest,
             stalled_until: 0,
@@ -341,9 +346,15 @@ impl Client {
             header.deadline_ms = 1 + u32::try_from(stage.below(3)).unwrap();
         }
         let payload = filled(stage.below(u64::MAX), usize::try_from(size).unwrap());
+        if plan.home_again && self.asked.is_empty() {
+            header.flags |= FrameFlags::TAKEN.bits();
+            if !self.ends_with_cancel {
+                self.requests.all_taken();
+            }
+        }
         let ring = RegionView::new(&self.words, self.layout).request_ring();
         match self.requests.publish(ring, header, &payload) {
-            Ok(()) => {}
+            Ok(()) => self.ends_with_cancel = false,
             Err(PublishError::Full) => {
                 // There may be new padding in the ring, which a parked daemon has to skip.
                 self.unnotified = true;
@@ -397,7 +408,7 @@ impl Client {
             let header = FrameHeader::request(MessageType::CANCEL, id);
             let ring = RegionView::new(&self.words, self.layout).request_ring();
             match self.requests.publish(ring, header, &[]) {
-                Ok(()) => {}
+                Ok(()) => self.ends_with_cancel = true,
                 Err(PublishError::Full) => {
                     self.unnotified = true;
                     self.send_at = stage.now() + 1 + stage.below(50_000);

@@ -6,6 +6,7 @@
 use annulus::limits::{FRAME_ALIGNMENT, FRAME_HEADER_SIZE};
 use annulus::pool::PoolSizes;
 use annulus::region::RegionLayout;
+use annulus::wire::Features;
 
 use super::stage::Stage;
 
@@ -67,6 +68,7 @@ pub(crate) struct Plan {
     pub(crate) client_total: usize,
     pub(crate) layout: RegionLayout,
     pub(crate) payload_checked: bool,
+    pub(crate) home_again: bool,
     pub(crate) message_size_max: u32,
     pub(crate) pool: PoolSizes,
     pub(crate) spin_ns: u64,
@@ -89,6 +91,14 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
+    /// What the handshake would have granted.
+    pub(crate) fn features(&self) -> Features {
+        let mut features = Features::empty();
+        features.set(Features::PAYLOAD_CHECK, self.payload_checked);
+        features.set(Features::HOME_AGAIN, self.home_again);
+        features
+    }
+
     pub(crate) fn draw(stage: &Stage) -> Self {
         let capacity = || stage.pick(&[1 << 14, 1 << 14, 1 << 15, 1 << 16]);
         let layout = RegionLayout::new(capacity(), capacity());
@@ -102,6 +112,7 @@ impl Plan {
             client_total: slot_count.min(6) + stage.index(8),
             layout,
             payload_checked: stage.chance(300),
+            home_again: stage.chance(700),
             message_size_max: stage.pick(&[4096, 8192, 1 << 20]),
             pool: PoolSizes {
                 buffer_size: [4 << 10, 16 << 10, 32 << 10, 64 << 10],

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use annulus::connection::{ConnectionStatistics, NewConnection, Output, Table, Timestamp, Turn};
 use annulus::wake::ShardWaker;
-use annulus::wire::{Features, Goodbye};
+use annulus::wire::Goodbye;
 
 use super::actors::{Actors, SharedRegion};
 use super::client::Signal;
@@ -286,11 +286,7 @@ impl Shell {
             let connection = NewConnection {
                 memory: SharedRegion::new(client, self.plan.layout, &self.actors),
                 layout: self.plan.layout,
-                features: if self.plan.payload_checked {
-                    Features::PAYLOAD_CHECK
-                } else {
-                    Features::empty()
-                },
+                features: self.plan.features(),
                 codec: 0,
                 connection_id: client as u64 + 1,
             };

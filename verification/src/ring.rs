@@ -1,9 +1,23 @@
 //! One producer, one consumer, one ring of four units.
 
+use annulus::limits::FRAME_ALIGNMENT;
+use annulus::ring::Home;
 use loom::sync::Arc;
 use loom::thread;
 
 use crate::stage::{Bound, Memory, PAYLOAD_MAX, Reader, UNIT_PAYLOAD, Writer, explore};
+
+/// Three of the ring's four units.
+const HOME: Home = Home { offset: 0, size: 3 * FRAME_ALIGNMENT, phase: 0, early: false };
+
+/// A ring with a home, at which one frame of two units stands, which has been taken.
+fn ring_at_home() -> (Arc<Memory>, Writer, Reader) {
+    let (memory, mut writer, mut reader) =
+        (Arc::new(Memory::new()), Writer::at_home(HOME), Reader::at_home(HOME));
+    assert!(writer.publish(&memory, 100, UNIT_PAYLOAD + 8));
+    assert_eq!(reader.take(&memory), Some(100));
+    (memory, writer, reader)
+}
 
 /// A ring that has been gone round once, so that every unit holds a frame of an earlier lap.
 fn used_ring() -> (Arc<Memory>, Writer, Reader) {
@@ -153,5 +167,92 @@ fn a_full_ring_takes_the_frame_once_space_is_released_in_every_execution() {
             assert_eq!(reader.take_polling(&memory), id);
         }
         producer.join().unwrap();
+    });
+}
+
+#[test]
+fn a_frame_that_follows_another_at_home_is_seen_before_those_behind_it_in_every_execution() {
+    explore(Bound::None, || {
+        let (memory, mut writer, mut reader) = ring_at_home();
+        let shared = Arc::clone(&memory);
+        let producer = thread::spawn(move || {
+            writer.producer().all_taken();
+            // In the place of the first, shorter than it; then behind it, where the consumer looks as well.
+            assert!(writer.publish(&shared, 1, UNIT_PAYLOAD));
+            assert!(writer.publish(&shared, 2, UNIT_PAYLOAD));
+        });
+        let mut expected = 1;
+        for _ in 0..3 {
+            if let Some(id) = reader.take(&memory) {
+                assert_eq!(id, expected);
+                expected += 1;
+            }
+        }
+        producer.join().unwrap();
+        for id in expected..=2 {
+            assert!(!reader.is_empty(&memory));
+            assert_eq!(reader.take(&memory), Some(id));
+        }
+        assert!(reader.is_empty(&memory));
+    });
+}
+
+#[test]
+fn a_ring_that_walks_on_leaves_home_alone_while_it_is_looked_at_in_every_execution() {
+    explore(Bound::None, || {
+        let (memory, mut writer, mut reader) = ring_at_home();
+        let shared = Arc::clone(&memory);
+        let producer = thread::spawn(move || {
+            // Two behind it, and a third that would stand at home, a lap later.
+            for id in 1..=3 {
+                if !writer.publish(&shared, id, UNIT_PAYLOAD) {
+                    return id - 1;
+                }
+            }
+            3
+        });
+        let mut expected = 1;
+        for _ in 0..3 {
+            if let Some(id) = reader.take(&memory) {
+                assert_eq!(id, expected);
+                expected += 1;
+            }
+        }
+        let published = producer.join().unwrap();
+        for id in expected..=published {
+            assert_eq!(reader.take(&memory), Some(id));
+        }
+        assert_eq!(reader.take(&memory), None);
+    });
+}
+
+#[test]
+fn an_answer_says_that_a_frame_at_home_was_taken_in_every_execution() {
+    explore(Bound::None, || {
+        let (requests, mut client, mut daemon) = ring_at_home();
+        let (answers, mut answering, mut answered) = ring_at_home();
+        client.producer().all_taken();
+        assert!(client.publish(&requests, 1, UNIT_PAYLOAD));
+        let (shared_requests, shared_answers) = (Arc::clone(&requests), Arc::clone(&answers));
+        let serving = thread::spawn(move || {
+            let answer = |id| {
+                answering.producer().all_taken();
+                assert!(answering.publish(&shared_answers, id, UNIT_PAYLOAD));
+            };
+            assert!(daemon.take_and_answer(&shared_requests, answer));
+            daemon
+        });
+        if answered.take(&answers) == Some(1) {
+            // Over the first; and what the daemon's head says by now is no older than that.
+            client.producer().all_taken();
+            assert!(client.publish(&requests, 2, UNIT_PAYLOAD));
+            assert_eq!(client.producer().is_drained(requests.view()), Ok(false));
+            let mut daemon = serving.join().unwrap();
+            assert_eq!(daemon.take(&requests), Some(2));
+            assert_eq!(client.producer().is_drained(requests.view()), Ok(true));
+        } else {
+            serving.join().unwrap();
+            assert_eq!(answered.take(&answers), Some(1));
+        }
     });
 }

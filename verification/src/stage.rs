@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Instant;
 
 use annulus::limits::{FRAME_ALIGNMENT, FRAME_HEADER_SIZE, WORD_SIZE};
-use annulus::ring::{Consumer, Home, Producer, PublishError, RingView};
+use annulus::ring::{Consumer, Home, Look, Producer, PublishError, RingView};
 use annulus::sync::{AtomicU64 as Word, spin_hint};
 use annulus::wire::{FrameHeader, MessageType};
 
@@ -112,6 +112,11 @@ impl Writer {
         Self(Producer::new(Home::NONE, false))
     }
 
+    /// For a ring with this home, where a frame may follow another.
+    pub(crate) fn at_home(home: Home) -> Self {
+        Self(Producer::new(home, false).again(true))
+    }
+
     /// Publishes frame `id`, whose payload follows from its id and size. False when the ring is full.
     pub(crate) fn publish(&mut self, memory: &Memory, id: u64, size: usize) -> bool {
         let header = FrameHeader::request(MessageType::ECHO, id);
@@ -156,6 +161,25 @@ pub(crate) struct Reader(Consumer);
 impl Reader {
     pub(crate) fn new() -> Self {
         Self(Consumer::new(Home::NONE, false))
+    }
+
+    /// For a ring with this home, where a frame may follow another.
+    pub(crate) fn at_home(home: Home) -> Self {
+        Self(Consumer::new(home, false).again(true))
+    }
+
+    /// Takes one frame as a shard does: gives its id to `answer` before its space goes back in any other way
+    /// than by the answer. False when there is none.
+    pub(crate) fn take_and_answer(&mut self, memory: &Memory, answer: impl FnOnce(u64)) -> bool {
+        let ring = memory.view();
+        let Look::Frame(header) = self.0.look(ring) else { return false };
+        let mut bytes = vec![0; header.payload_size() as usize];
+        self.0.copy_payload(ring, header, &mut bytes).expect("payloads are not checked");
+        assert_eq!(bytes, payload(header.request_id(), bytes.len()), "a torn or stale payload");
+        self.0.pass(ring, header);
+        answer(header.request_id());
+        self.0.release_passed(ring);
+        true
     }
 
     /// Takes one frame and gives its id, having compared its payload with what the id says.

@@ -376,12 +376,42 @@ fn what_came_before_a_hang_up_is_still_received() {
 }
 
 #[test]
+fn a_request_never_takes_the_place_of_a_cancel_that_was_not_read() {
+    in_time(|| {
+        let daemon = StandIn::with(welcome(), |peer| {
+            let mut cancels = 0_u32;
+            while let Some((header, payload)) = peer.receive() {
+                if header.message_type() == MessageType::CANCEL {
+                    cancels += 1;
+                    // What comes behind it is there before it is read.
+                    std::thread::sleep(Duration::from_micros(50));
+                } else {
+                    assert_eq!(payload, cancels.to_le_bytes());
+                    peer.answer(&header, &payload);
+                }
+            }
+        });
+        let mut connection = connect(&daemon);
+        let mut answer = Vec::new();
+        let mut cancels = 0_u32;
+        for round in 0..200 {
+            for _ in 0..round % 3 {
+                connection.cancel(u64::MAX).unwrap();
+                cancels += 1;
+            }
+            connection.call(MessageType::ECHO, &cancels.to_le_bytes(), &mut answer).unwrap();
+            assert_eq!(answer, cancels.to_le_bytes());
+        }
+    });
+}
+
+#[test]
 fn nonsense_in_the_ring_is_a_fault_once_and_for_all() {
     in_time(|| {
         let daemon = StandIn::with(welcome(), |peer| {
             let Some((header, _)) = peer.receive() else { return };
             let mut nonsense = header.answer(Status::Ok);
-            nonsense.flags = 0b10;
+            nonsense.flags = 0b1_0000;
             peer.send(nonsense, &[]);
             while peer.receive().is_some() {}
         });

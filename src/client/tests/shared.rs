@@ -361,7 +361,7 @@ fn nonsense_in_the_ring_is_a_fault_for_everybody() {
                 requests.push(header);
             }
             let mut nonsense = requests[0].answer(Status::Ok);
-            nonsense.flags = 0b10;
+            nonsense.flags = 0b1_0000;
             peer.send(nonsense, &[]);
             while peer.receive().is_some() {}
         });

@@ -79,6 +79,7 @@ impl<M: RegionMemory> Slot<M> {
             ends.requests.prefetch(view.request_ring());
             if self.quiet_visits == 0 {
                 ends.responses.prefetch(view.response_ring());
+                view.client_parked().prefetch();
             }
         }
     }

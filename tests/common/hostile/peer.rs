@@ -187,8 +187,9 @@ impl Peer {
             return Err(welcome);
         }
         let checked = features.contains(Features::PAYLOAD_CHECK);
-        let producer = Producer::new(layout.request_home(), checked);
-        let consumer = Consumer::new(layout.response_home(), checked);
+        let again = features.contains(Features::HOME_AGAIN);
+        let producer = Producer::new(layout.request_home(), checked).again(again);
+        let consumer = Consumer::new(layout.response_home(), checked).again(again);
         Ok(Self { socket, region, gifts, producer, consumer, welcome, spins: false })
     }
 
