@@ -84,14 +84,14 @@ pub(crate) fn run(session: &Session, arguments: &Arguments) -> Result<Exit, Fail
     let socket_path = server.socket_path().to_owned();
     let stop = server.shutdown_handle();
     let ended = wait_for_end(server, signals.handle())?;
+    // Before anybody waits for an answer.
+    let program = program.and_then(|program| trim::give_back(&program).map(|()| program));
+    let program = program
+        .inspect_err(|error| tracing::debug!(%error, "memory that only the start needed is kept"));
     announce(session, &socket_path);
-    // Last of all, because whatever runs after it brings its part of the program back.
-    if let Err(error) = program.and_then(|program| trim::give_back(&program)) {
-        tracing::debug!(%error, "memory that only the start needed is kept");
-    }
 
     // Drain.
-    watch_signals(signals, &stop, patience);
+    watch_signals(signals, &stop, patience, program.ok().as_deref());
     match ended.join() {
         Ok(outcome) => outcome?,
         Err(_) => return Err(Failure::new(Exit::Failed, "the server's waiting thread panicked")),
@@ -136,8 +136,17 @@ fn wait_for_end(
         .map_err(Failure::io("start", "the waiting thread"))
 }
 
-/// Sleeps until the server has ended, by a signal or by itself.
-fn watch_signals(mut signals: Signals, stop: &ShutdownHandle, patience: Duration) {
+/// Sleeps until the server has ended, by a signal or by itself; without `program`, of which what sleeps
+/// needs next to nothing (`serving.ld`).
+#[inline(never)]
+fn watch_signals(
+    mut signals: Signals,
+    stop: &ShutdownHandle,
+    patience: Duration,
+    program: Option<&trim::ProgramPages>,
+) {
+    // What was refused once is no news.
+    let _ = program.map(trim::ProgramPages::give_back);
     let mut stopping = false;
     for signal in signals.forever() {
         let name = signal_hook::low_level::signal_name(signal).unwrap_or("a signal");
