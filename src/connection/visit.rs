@@ -280,7 +280,9 @@ impl Ends {
                 self.answer(view, header.header(), Status::ShuttingDown, detail, shared)
             }
             Some(Route::Synchronous(handler)) => self.run(view, &**handler, header, shared),
-            Some(Route::Worker(worker)) => self.send_job(view, slot, *worker, header, shared, now),
+            Some(Route::Worker(worker)) => {
+                self.send_job(view, slot, *worker, header.header(), shared, now)
+            }
             None => {
                 let status = Status::UnknownMessageType;
                 self.answer(view, header.header(), status, b"no handler", shared)
@@ -370,11 +372,10 @@ impl Ends {
         view: RegionView<'_>,
         slot: u32,
         worker: usize,
-        taken: HeaderWords,
+        header: FrameHeader,
         shared: &mut Shared<'_>,
         now: Timestamp,
     ) -> Result<Taken, Ending> {
-        let header = taken.header();
         if shared.in_flight.find(&self.in_flight, header.request_id).is_some()
             && sound("an id in flight is not used again")
         {
@@ -403,6 +404,7 @@ impl Ends {
         let kind = MessageKind::from(header.message_type());
         shared.metrics.request_received(kind, u64::from(header.payload_size));
         let codec = shared.codecs[usize::from(self.codec)].id().0;
+        let taken = HeaderWords::from(&header);
         // The flags were about the client's ring.
         let header = FrameHeader { flags: 0, ..header };
         shared.links[worker].send(Job {

@@ -62,6 +62,11 @@ pub struct Producer {
     home_until: Position,
     /// Bytes that such frames take, however short: as many as the longest of them; 0 before the first.
     home_extent: u32,
+    /// The parts of [`Home`].
+    home_offset: u32,
+    home_size: u32,
+    home_phase: u32,
+    home_early: bool,
     /// [`FrameFlags::HOME`] and, every other time, [`FrameFlags::AGAIN`].
     home_flags: u8,
     /// The consumer is known to have taken everything.
@@ -71,13 +76,15 @@ pub struct Producer {
     /// Up to here frames can be written without looking at anything: the end of the page or of the
     /// space known to be free, whichever comes first. Never before the tail.
     pub(super) clear_until: Position,
-    home: Home,
     /// A place ahead, or one already passed, where we have stored the zero of a header to come.
     zero_at: Position,
     /// The oldest frame that is whole in the ring but for its first word: where that goes.
     held: Position,
     /// Its first word; 0 when nothing is held back. Whatever was published since then lies behind it.
     held_word: u64,
+    /// The first word of the frame behind that one, if that one stands at home, where the consumer looks at
+    /// both places; else 0.
+    held_behind: u64,
     /// The next frame is held back.
     holding: bool,
     /// Bytes that the last frame took: the next is likely to take as many.
@@ -101,10 +108,14 @@ impl Producer {
             taken: false,
             again: false,
             clear_until: start,
-            home,
+            home_offset: small(home.offset),
+            home_size: small(home.size),
+            home_phase: small(home.phase),
+            home_early: home.early,
             zero_at: start,
             held: start,
             held_word: 0,
+            held_behind: 0,
             holding: false,
             span_last: 0,
             payload_checked,
@@ -192,15 +203,13 @@ impl Producer {
         header.payload_size = size;
         header.payload_check = if self.payload_checked { payload_check(payload) } else { 0 };
         self.span_last = small(span);
-        // In a ring that is busy no frame could follow there, and this one may be held back.
+        // In a ring that is busy no frame could follow there.
         let is_home = (was_taken || self.is_taken())
             && self.again
-            && ring.offset(self.tail) == self.home.offset
+            && ring.offset(self.tail) == u64::from(self.home_offset)
             && self.is_clear_home(span);
-        let (mut taken, holding) = (span, self.holding);
+        let mut taken = span;
         if is_home {
-            // Never held back: behind it the consumer may look already, and must find this one first.
-            self.holding = false;
             header.flags |= self.begin_home(span);
             taken = self.extent();
         }
@@ -208,11 +217,10 @@ impl Producer {
         if is_home {
             // The next frame is likely to stand in the same lines, so none is claimed.
             self.home_until = self.tail;
-            self.holding = holding;
             return Ok(());
         }
         self.claim_ahead(ring, span);
-        if !self.is_clear(span) && self.home.early && course == Course::HomeWhenEmpty {
+        if !self.is_clear(span) && self.home_early && course == Course::HomeWhenEmpty {
             self.go_home_early(ring.words, ring.head, span);
         }
         Ok(())
@@ -228,7 +236,7 @@ impl Producer {
         self.holding = true;
     }
 
-    /// Shows the consumer every frame that was held back, with one store.
+    /// Shows the consumer every frame that was held back, with one store, or two.
     #[inline]
     pub fn reveal(&mut self, ring: RingView<'_>) {
         self.holding = false;
@@ -237,6 +245,11 @@ impl Producer {
             let ordering = if sound("release in reveal") { Release } else { Relaxed };
             ring.words[ring.index(self.held)].store(self.held_word, ordering);
             self.held_word = 0;
+            if self.held_behind != 0 {
+                // After the one at home: who sees this one looks there once more.
+                let behind = ring.index(self.home_until);
+                ring.words[behind].store(std::mem::take(&mut self.held_behind), ordering);
+            }
         }
     }
 
@@ -443,7 +456,8 @@ impl Producer {
     /// True when a frame of `span` bytes at the tail, which is at home, may be followed in its place.
     #[inline(always)]
     fn is_clear_home(&self, span: u64) -> bool {
-        span + FRAME_ALIGNMENT <= self.home.size && self.is_clear(span.max(self.extent()))
+        span + FRAME_ALIGNMENT <= u64::from(self.home_size)
+            && self.is_clear(span.max(self.extent()))
     }
 
     /// The last frame stands at home and was taken: the next stands there a lap later, over it.
@@ -455,7 +469,7 @@ impl Producer {
         self.head = self.tail;
         // Nothing was written behind the last frame, so its zero is there.
         self.zero_at = self.tail.plus(self.extent());
-        self.clear_until = self.tail.plus(self.home.size);
+        self.clear_until = self.tail.plus(u64::from(self.home_size));
     }
 
     /// The ring is empty, but the word at home is still looked at, and a frame of `span` bytes would need
@@ -474,7 +488,8 @@ impl Producer {
     /// at home.
     fn go_home(&mut self, ring: RingView<'_>, span: u64) {
         let needed = span + FRAME_ALIGNMENT;
-        if needed > self.home.size || needed <= self.clear_end(ring, 0).since(self.tail) {
+        if needed > u64::from(self.home_size) || needed <= self.clear_end(ring, 0).since(self.tail)
+        {
             return;
         }
         let distance = self.distance_home(ring);
@@ -493,7 +508,9 @@ impl Producer {
         let ring = RingView::of_layout(words, head);
         let needed = span + FRAME_ALIGNMENT;
         // Not where home is where the frame just published stands: it is still to be read.
-        if needed > self.home.size || self.distance_home(ring) + needed + span > ring.capacity() {
+        if needed > u64::from(self.home_size)
+            || self.distance_home(ring) + needed + span > ring.capacity()
+        {
             return;
         }
         // What is wrong with the head will be told to whoever needs the space.
@@ -511,7 +528,7 @@ impl Producer {
 
     /// Bytes from the tail to the next place where home begins.
     fn distance_home(&self, ring: RingView<'_>) -> u64 {
-        self.home.offset.wrapping_sub(self.tail.0) & (ring.capacity() - 1)
+        u64::from(self.home_offset).wrapping_sub(self.tail.0) & (ring.capacity() - 1)
     }
 
     /// True when `span` bytes and the zero behind them can be written without a look at anything.
@@ -534,7 +551,7 @@ impl Producer {
     /// End of the page that holds the byte `ahead` of the tail, of the ring, or of the free space.
     fn clear_end(&self, ring: RingView<'_>, ahead: u64) -> Position {
         let offset = ring.offset(self.tail);
-        let page_left = PAGE_SIZE - (offset + ahead + self.home.phase) % PAGE_SIZE;
+        let page_left = PAGE_SIZE - (offset + ahead + u64::from(self.home_phase)) % PAGE_SIZE;
         let ring_left = ring.capacity() - offset;
         self.tail.plus((ahead + page_left).min(ring_left).min(self.free_size(ring)))
     }
@@ -577,12 +594,20 @@ impl Producer {
         target[1].store(words[1], Relaxed);
         if self.holding && self.held_word == 0 {
             (self.held, self.held_word) = (self.tail, words[0]);
+        } else if self.held_word != 0 && self.is_behind_held() {
+            self.held_behind = words[0];
         } else {
             // Publishes all of the above; pairs with the load in `Consumer::look`.
             target[0].store(words[0], if sound("release in store") { Release } else { Relaxed });
         }
         self.taken = false;
         self.tail = next;
+    }
+
+    /// True when the tail is right behind a frame at home that is held back.
+    #[inline(always)]
+    fn is_behind_held(&self) -> bool {
+        self.stands_at_home() && self.held == self.home_from()
     }
 
     /// Stores zeros into the two lines behind the next header's and where the next frame ends if it is

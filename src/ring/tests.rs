@@ -91,8 +91,7 @@ fn same_history_as_a_queue(capacity: u64, home: Home, seed: u64, checked: bool, 
                 }
                 let payload: Vec<u8> = (0..size).map(|i| (i as u8) ^ (step as u8)).collect();
                 match producer.publish(ring, request(step as u64), &payload) {
-                    // At home a frame is shown at once.
-                    Ok(()) if producer.is_holding() => held.push_back((step as u64, payload)),
+                    Ok(()) if holding => held.push_back((step as u64, payload)),
                     Ok(()) => oracle.push_back((step as u64, payload)),
                     Err(PublishError::Full) => assert!(
                         !producer.is_drained(ring).unwrap() || holding || !oracle.is_empty(),

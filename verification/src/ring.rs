@@ -198,6 +198,33 @@ fn a_frame_that_follows_another_at_home_is_seen_before_those_behind_it_in_every_
 }
 
 #[test]
+fn frames_at_home_and_behind_it_that_are_held_back_are_seen_in_order_in_every_execution() {
+    explore(Bound::None, || {
+        let (memory, mut writer, mut reader) = ring_at_home();
+        let shared = Arc::clone(&memory);
+        let producer = thread::spawn(move || {
+            writer.producer().all_taken();
+            writer.hold();
+            assert!(writer.publish(&shared, 1, UNIT_PAYLOAD));
+            assert!(writer.publish(&shared, 2, UNIT_PAYLOAD));
+            writer.reveal(&shared);
+        });
+        let mut expected = 1;
+        for _ in 0..3 {
+            if let Some(id) = reader.take(&memory) {
+                assert_eq!(id, expected);
+                expected += 1;
+            }
+        }
+        producer.join().unwrap();
+        for id in expected..=2 {
+            assert_eq!(reader.take(&memory), Some(id));
+        }
+        assert!(reader.is_empty(&memory));
+    });
+}
+
+#[test]
 fn a_ring_that_walks_on_leaves_home_alone_while_it_is_looked_at_in_every_execution() {
     explore(Bound::None, || {
         let (memory, mut writer, mut reader) = ring_at_home();
