@@ -153,9 +153,9 @@ impl IpcServerBuilder {
         self
     }
 
-    /// Has `settled` called a tenth of a second after the start, and each time that some clients have
-    /// connected and no other has for so long: for a program that gives back what only that needed. It runs
-    /// on the thread that lets clients in, so it must be quick.
+    /// Has `settled` called each time that some clients have connected and no other has for a tenth of a
+    /// second, once a second at most: for a program that gives back what only their handshakes needed. It
+    /// runs on the thread that lets clients in, so it must be quick.
     pub fn when_settled(mut self, settled: impl FnMut() + Send + 'static) -> Self {
         self.when_settled = Some(Box::new(settled));
         self

@@ -40,6 +40,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// After this time without a newcomer those that came have settled.
 const SETTLE_TIME: Duration = Duration::from_millis(100);
+/// How often newcomers settle at most: what is done then may cost those that are being served a moment.
+const SETTLE_PERIOD: Duration = Duration::from_secs(1);
 
 /// What the control thread is made from.
 pub(crate) struct ControlOptions {
@@ -52,7 +54,8 @@ pub(crate) struct ControlOptions {
     pub(crate) config: Config,
     /// Rung to stop.
     pub(crate) stop: Arc<Doorbell>,
-    /// Called when no newcomer has come for [`SETTLE_TIME`] after the last, or after the start.
+    /// Called when no newcomer has come for [`SETTLE_TIME`] after the last, once in [`SETTLE_PERIOD`] at
+    /// most.
     pub(crate) when_settled: Option<Box<dyn FnMut() + Send>>,
 }
 
@@ -69,8 +72,9 @@ pub(crate) struct Control {
     /// No accepting before then.
     accept_after: Option<Instant>,
     export: Export,
-    /// When those that came last have settled.
+    /// When those that came last will have settled, and when others have.
     settled_at: Option<Instant>,
+    settled_last: Option<Instant>,
 }
 
 /// When the metrics page is written next; only while somebody is connected.
@@ -101,7 +105,8 @@ impl Control {
             connections_so_far: 0,
             accept_after: None,
             export,
-            settled_at: options.when_settled.is_some().then(|| Instant::now() + SETTLE_TIME),
+            settled_at: None,
+            settled_last: None,
             options,
         }
     }
@@ -243,7 +248,7 @@ impl Control {
             .min_by_key(|(_, shard)| load(shard))
             .expect("there is at least one shard");
         self.connections_so_far += 1;
-        self.settled_at = self.options.when_settled.is_some().then(|| Instant::now() + SETTLE_TIME);
+        self.settled_at = self.options.when_settled.is_some().then(|| self.settle_next());
         if !sound("a connection leaves nothing behind") {
             std::mem::forget(std::hint::black_box(Box::new(self.connections_so_far)));
         }
@@ -312,10 +317,18 @@ impl Control {
         self.options.shards.iter().map(occupied).sum()
     }
 
+    /// When a newcomer of now will have settled.
+    fn settle_next(&self) -> Instant {
+        let soon = Instant::now() + SETTLE_TIME;
+        self.settled_last.map_or(soon, |last| soon.max(last + SETTLE_PERIOD))
+    }
+
     fn settle_if_due(&mut self) {
-        if self.settled_at.take_if(|at| Instant::now() >= *at).is_some()
+        let now = Instant::now();
+        if self.settled_at.take_if(|at| now >= *at).is_some()
             && let Some(settled) = &mut self.options.when_settled
         {
+            self.settled_last = Some(now);
             settled();
         }
     }
