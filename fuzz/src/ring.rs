@@ -78,6 +78,7 @@ struct Harness {
     oracle: Option<VecDeque<(u64, usize)>>,
     /// What has been published and is held back.
     held: VecDeque<(u64, usize)>,
+    holding: bool,
     published: u64,
 }
 
@@ -113,6 +114,7 @@ impl Harness {
             consumer: Consumer::new(home, checked).again(again),
             oracle: Some(VecDeque::new()),
             held: VecDeque::new(),
+            holding: false,
             published: 0,
         }
     }
@@ -121,7 +123,10 @@ impl Harness {
         match operation {
             Operation::Publish { size } => self.publish(size),
             Operation::Consume => drop(self.consume()),
-            Operation::Hold => self.producer.hold(),
+            Operation::Hold => {
+                self.producer.hold();
+                self.holding = true;
+            }
             Operation::Reveal => self.reveal(),
             Operation::MakeRoom { span } => self.make_room(span),
             Operation::WriteWord { index, value } => {
@@ -155,7 +160,7 @@ impl Harness {
         let fits = size as u64 + FRAME_HEADER_SIZE + FRAME_ALIGNMENT <= ring.capacity();
         match refused {
             Ok(()) => {
-                let seen = if self.producer.is_holding() { &mut self.held } else { oracle };
+                let seen = if self.holding { &mut self.held } else { oracle };
                 seen.push_back((self.published, size));
                 self.published += 1;
             }
@@ -167,6 +172,7 @@ impl Harness {
 
     fn reveal(&mut self) {
         self.producer.reveal(RingView::new(&self.words, &self.head));
+        self.holding = false;
         if let Some(oracle) = &mut self.oracle {
             oracle.append(&mut self.held);
         }

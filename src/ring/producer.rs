@@ -195,7 +195,8 @@ impl Producer {
         })?;
         let span = span(size);
         let was_taken = self.is_taken();
-        if was_taken && self.may_stay_home(span) {
+        let stays = was_taken && self.may_stay_home(span);
+        if stays {
             self.stay_home(ring);
         } else if !self.is_clear(span) {
             self.make_room(ring.words, ring.head, span, course)?;
@@ -203,11 +204,14 @@ impl Producer {
         header.payload_size = size;
         header.payload_check = if self.payload_checked { payload_check(payload) } else { 0 };
         self.span_last = small(span);
-        // In a ring that is busy no frame could follow there.
-        let is_home = (was_taken || self.is_taken())
-            && self.again
-            && ring.offset(self.tail) == u64::from(self.home_offset)
-            && self.is_clear_home(span);
+        // In a ring that is busy no frame could follow there, and of several frames that share a room none
+        // may take more than its own, as one that comes home does.
+        let is_home = stays
+            || (was_taken || self.is_taken())
+                && course == Course::HomeWhenEmpty
+                && self.again
+                && ring.offset(self.tail) == u64::from(self.home_offset)
+                && self.is_clear_home(span);
         let mut taken = span;
         if is_home {
             header.flags |= self.begin_home(span);
@@ -325,7 +329,7 @@ impl Producer {
         }
         self.look_at_head(ring)?;
         if self.head == self.tail {
-            if self.may_stay_home(span) {
+            if course == Course::HomeWhenEmpty && self.may_stay_home(span) {
                 self.stay_home(ring);
                 return Ok(());
             }

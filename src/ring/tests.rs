@@ -24,6 +24,15 @@ impl Memory {
     }
 }
 
+/// Homes at the end and at the start of a ring, as a region has them.
+fn homes(capacity: u64) -> [Home; 2] {
+    let (size, early) = (HOME_SIZE, true);
+    [
+        Home { offset: capacity - HOME_SIZE, size, phase: HOME_SIZE, early },
+        Home { offset: 0, size, phase: PAGE_SIZE - HOME_SIZE, early },
+    ]
+}
+
 fn request(id: u64) -> FrameHeader {
     FrameHeader::request(MessageType::ECHO, id)
 }
@@ -125,9 +134,7 @@ fn same_history_as_a_queue(capacity: u64, home: Home, seed: u64, checked: bool, 
 
 #[test]
 fn any_sequence_has_the_history_of_a_queue() {
-    let at_end =
-        Home { offset: (1 << 14) - HOME_SIZE, size: HOME_SIZE, phase: HOME_SIZE, early: true };
-    let at_start = Home { offset: 0, size: HOME_SIZE, phase: PAGE_SIZE - HOME_SIZE, early: true };
+    let [at_end, at_start] = homes(1 << 14);
     let small = Home { offset: 256, size: 256, phase: 0, early: false };
     for seed in 1..=40 {
         same_history_as_a_queue(256, Home::NONE, seed, seed % 2 == 0, false);
@@ -294,10 +301,7 @@ fn room_that_was_promised_is_there() {
 
 #[test]
 fn a_quiet_ring_stays_on_one_page() {
-    for home in [
-        Home { offset: (1 << 16) - HOME_SIZE, size: HOME_SIZE, phase: HOME_SIZE, early: true },
-        Home { offset: 0, size: HOME_SIZE, phase: PAGE_SIZE - HOME_SIZE, early: true },
-    ] {
+    for home in homes(1 << 16) {
         let memory = Memory::new(1 << 16, home);
         let ring = memory.view();
         let (mut producer, mut consumer) = (Producer::new(home, false), Consumer::new(home, false));
@@ -317,10 +321,7 @@ fn a_quiet_ring_stays_on_one_page() {
 
 #[test]
 fn one_frame_at_a_time_stands_where_the_last_one_did() {
-    for home in [
-        Home { offset: (1 << 16) - HOME_SIZE, size: HOME_SIZE, phase: HOME_SIZE, early: true },
-        Home { offset: 0, size: HOME_SIZE, phase: PAGE_SIZE - HOME_SIZE, early: false },
-    ] {
+    for home in homes(1 << 16) {
         let memory = Memory::new(1 << 16, home);
         let ring = memory.view();
         let mut producer = Producer::new(home, true).again(true);
@@ -362,6 +363,33 @@ fn a_frame_as_large_as_the_ring_passes_behind_one_at_home() {
             assert!(tries < 4, "it makes way for itself");
         }
         assert_eq!(take(&mut consumer, ring).unwrap().unwrap().1, largest);
+    }
+}
+
+#[test]
+fn frames_that_share_a_promised_room_fit_it_wherever_home_is() {
+    let home = Home { offset: 0, size: 512, phase: 0, early: false };
+    let memory = Memory::new(1024, home);
+    let ring = memory.view();
+    let mut producer = Producer::new(home, false).again(true);
+    let mut consumer = Consumer::new(home, false).again(true);
+    for room in [960, 512, 128, 960, 448] {
+        // The last frame stands at home, and takes 384 bytes there however short the next ones are.
+        producer.publish(ring, request(0), &[7; 300]).unwrap();
+        while take(&mut consumer, ring).unwrap().is_some() {}
+        producer.all_taken();
+        let mut tries = 0;
+        while !producer.has_room(ring, room).unwrap() {
+            assert_eq!(take(&mut consumer, ring), Ok(None));
+            tries += 1;
+            assert!(tries < 4, "it makes way for itself");
+        }
+        producer.publish_onward(ring, request(1), &[1; 32]).unwrap();
+        let rest = usize::try_from(room - 64 - 32).unwrap();
+        producer.publish_onward(ring, request(2), &vec![2; rest]).unwrap();
+        assert_eq!(take(&mut consumer, ring), Ok(Some((1, vec![1; 32]))));
+        assert_eq!(take(&mut consumer, ring), Ok(Some((2, vec![2; rest]))));
+        assert_eq!(take(&mut consumer, ring), Ok(None));
     }
 }
 

@@ -19,6 +19,28 @@ fn ring_at_home() -> (Arc<Memory>, Writer, Reader) {
     (memory, writer, reader)
 }
 
+/// Looks so often while the producer may be at work; gives the id that comes next, of those from 1 on.
+fn take_in_order(reader: &mut Reader, memory: &Memory, looks: u32) -> u64 {
+    let mut expected = 1;
+    for _ in 0..looks {
+        if let Some(id) = reader.take(memory) {
+            assert_eq!(id, expected);
+            expected += 1;
+        }
+    }
+    expected
+}
+
+/// Takes the rest, up to `last`, and finds nothing behind it.
+fn take_rest(reader: &mut Reader, memory: &Memory, next: u64, last: u64) {
+    for id in next..=last {
+        assert!(!reader.is_empty(memory));
+        assert_eq!(reader.take(memory), Some(id));
+    }
+    assert!(reader.is_empty(memory));
+    assert_eq!(reader.take(memory), None);
+}
+
 /// A ring that has been gone round once, so that every unit holds a frame of an earlier lap.
 fn used_ring() -> (Arc<Memory>, Writer, Reader) {
     let (memory, mut writer, mut reader) = (Arc::new(Memory::new()), Writer::new(), Reader::new());
@@ -119,18 +141,9 @@ fn a_frame_of_an_earlier_lap_is_never_taken_again_in_every_execution() {
             assert!(writer.publish(&shared, 2, UNIT_PAYLOAD));
         });
         // Behind the last frame stands a frame of the first lap, header, checks and all.
-        let mut expected = 1;
-        for _ in 0..4 {
-            if let Some(id) = reader.take(&memory) {
-                assert_eq!(id, expected);
-                expected += 1;
-            }
-        }
+        let next = take_in_order(&mut reader, &memory, 4);
         producer.join().unwrap();
-        for id in expected..=2 {
-            assert_eq!(reader.take(&memory), Some(id));
-        }
-        assert_eq!(reader.take(&memory), None);
+        take_rest(&mut reader, &memory, next, 2);
     });
 }
 
@@ -170,58 +183,34 @@ fn a_full_ring_takes_the_frame_once_space_is_released_in_every_execution() {
     });
 }
 
-#[test]
-fn a_frame_that_follows_another_at_home_is_seen_before_those_behind_it_in_every_execution() {
-    explore(Bound::None, || {
+/// One frame in the place of that at home, shorter than it, then one behind it, where the consumer looks as well.
+fn one_at_home_and_one_behind(holds: bool) {
+    explore(Bound::None, move || {
         let (memory, mut writer, mut reader) = ring_at_home();
         let shared = Arc::clone(&memory);
         let producer = thread::spawn(move || {
             writer.producer().all_taken();
-            // In the place of the first, shorter than it; then behind it, where the consumer looks as well.
-            assert!(writer.publish(&shared, 1, UNIT_PAYLOAD));
-            assert!(writer.publish(&shared, 2, UNIT_PAYLOAD));
-        });
-        let mut expected = 1;
-        for _ in 0..3 {
-            if let Some(id) = reader.take(&memory) {
-                assert_eq!(id, expected);
-                expected += 1;
+            if holds {
+                writer.hold();
             }
-        }
-        producer.join().unwrap();
-        for id in expected..=2 {
-            assert!(!reader.is_empty(&memory));
-            assert_eq!(reader.take(&memory), Some(id));
-        }
-        assert!(reader.is_empty(&memory));
-    });
-}
-
-#[test]
-fn frames_at_home_and_behind_it_that_are_held_back_are_seen_in_order_in_every_execution() {
-    explore(Bound::None, || {
-        let (memory, mut writer, mut reader) = ring_at_home();
-        let shared = Arc::clone(&memory);
-        let producer = thread::spawn(move || {
-            writer.producer().all_taken();
-            writer.hold();
             assert!(writer.publish(&shared, 1, UNIT_PAYLOAD));
             assert!(writer.publish(&shared, 2, UNIT_PAYLOAD));
             writer.reveal(&shared);
         });
-        let mut expected = 1;
-        for _ in 0..3 {
-            if let Some(id) = reader.take(&memory) {
-                assert_eq!(id, expected);
-                expected += 1;
-            }
-        }
+        let next = take_in_order(&mut reader, &memory, 3);
         producer.join().unwrap();
-        for id in expected..=2 {
-            assert_eq!(reader.take(&memory), Some(id));
-        }
-        assert!(reader.is_empty(&memory));
+        take_rest(&mut reader, &memory, next, 2);
     });
+}
+
+#[test]
+fn a_frame_that_follows_another_at_home_is_seen_before_those_behind_it_in_every_execution() {
+    one_at_home_and_one_behind(false);
+}
+
+#[test]
+fn frames_at_home_and_behind_it_that_are_held_back_are_seen_in_order_in_every_execution() {
+    one_at_home_and_one_behind(true);
 }
 
 #[test]
@@ -231,25 +220,12 @@ fn a_ring_that_walks_on_leaves_home_alone_while_it_is_looked_at_in_every_executi
         let shared = Arc::clone(&memory);
         let producer = thread::spawn(move || {
             // Two behind it, and a third that would stand at home, a lap later.
-            for id in 1..=3 {
-                if !writer.publish(&shared, id, UNIT_PAYLOAD) {
-                    return id - 1;
-                }
-            }
-            3
+            let is_full = |id: &u64| !writer.publish(&shared, *id, UNIT_PAYLOAD);
+            (1..=3).find(is_full).map_or(3, |refused| refused - 1)
         });
-        let mut expected = 1;
-        for _ in 0..3 {
-            if let Some(id) = reader.take(&memory) {
-                assert_eq!(id, expected);
-                expected += 1;
-            }
-        }
+        let next = take_in_order(&mut reader, &memory, 3);
         let published = producer.join().unwrap();
-        for id in expected..=published {
-            assert_eq!(reader.take(&memory), Some(id));
-        }
-        assert_eq!(reader.take(&memory), None);
+        take_rest(&mut reader, &memory, next, published);
     });
 }
 
