@@ -542,9 +542,10 @@ impl Producer {
     }
 
     /// Bytes between the tail and what the consumer, as last seen, may still read: also the frame at home
-    /// that it took last, because it looks for another in its place.
+    /// that it took last, because it looks for another in its place. Nothing else is ever written.
     #[inline]
-    fn free_size(&self, ring: RingView<'_>) -> u64 {
+    #[must_use]
+    pub fn free_size(&self, ring: RingView<'_>) -> u64 {
         let kept = self.head == self.home_until && sound("home is kept while it is looked at");
         let head = if kept { self.home_from() } else { self.head };
         // Note: cannot underflow: `look_at_head` takes no head that is further away, and while home was

@@ -52,8 +52,7 @@ impl Client {
     /// Dies in the middle of a publish: everything is there but the word that publishes it.
     fn tear(&self, stage: &Stage) {
         // A producer writes only where it knows that there is space.
-        let free = (self.request_head() + self.layout.request_capacity())
-            .saturating_sub(self.requests.tail().0);
+        let free = self.requests.free_size(self.view().request_ring());
         let count = stage.below((free / 8).saturating_sub(8).min(30));
         for word in 1..=count {
             self.word(self.requests.tail().0 + 8 * word).store(stage.below(u64::MAX), Relaxed);
