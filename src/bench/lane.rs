@@ -39,7 +39,8 @@ pub(super) struct ConnectionLane {
 
 impl ConnectionLane {
     /// Opens a connection with rings just large enough for `window` requests of `payload_size`
-    /// bytes: a ring that never runs empty is walked from end to end, and its size is memory.
+    /// bytes. Rings of the default size are as fast on few connections; on a thousand, each has page
+    /// tables of its own, which cost a fifth of the rate.
     pub(super) fn connect(
         options: &ConnectOptions,
         window: u32,

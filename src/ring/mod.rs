@@ -30,7 +30,8 @@
 //! A quiet connection should touch one page. Each ring has a *home*, a stretch that lies on the page
 //! of the shared header. A producer that comes to the end of a page and finds the ring empty goes
 //! back home with a padding frame, as long as the next frame fits there; where the consumer looks on
-//! by itself, already when only the frame just published is left. A busy ring walks on.
+//! by itself, already when only the frame just published is left. A busy ring walks on; but as soon as home
+//! and some pages behind it are free, it starts over there. So it uses about twice what is under way.
 //!
 //! Where both sides have agreed on it ([`Producer::again`]), a frame may follow another *in its place* at home, as soon as
 //! the consumer is known to have taken that one. One request at a time then always travels in the same lines, and 1 KiB of it
@@ -39,7 +40,7 @@
 //!
 //! - the first words of two frames that follow each other there differ ([`FrameFlags::AGAIN`]);
 //! - all of them take as many bytes as the longest, so the word behind stays where it is, and none is written over it;
-//! - home is not written by a ring that walks on before the consumer has taken what stands behind home;
+//! - home is not written by a busy ring before the consumer has taken what stands behind home;
 //! - whoever finds a frame behind looks at home once more: the producer may have shown one there before it.
 //!
 //! [`FrameFlags::AGAIN`]: crate::wire::FrameFlags::AGAIN

@@ -19,6 +19,10 @@ const PREFETCH_SIZE_MAX: u64 = 20 * FRAME_ALIGNMENT;
 const PREFETCH_FRAMES: u64 = 3;
 const PREFETCH_AHEAD_MAX: u64 = 1024;
 
+/// What is to be free where a busy ring starts over, in bytes, beside as much as is under way and two frames:
+/// with these, room for two answers of 4 KiB, of which a daemon makes sure before it takes a request.
+const ROOM_TO_START_OVER: u64 = 2 * PAGE_SIZE;
+
 /// Why a frame was not published. Nothing was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum PublishError {
@@ -41,8 +45,9 @@ pub enum PublishError {
 /// Where a producer that has come to the end of a page goes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Course {
-    /// Home, if the ring is empty and the frame fits there.
-    HomeWhenEmpty,
+    /// Home, if the ring is empty and the frame fits there; of a ring that is busy, see
+    /// [`Producer::start_over`].
+    Homeward,
     /// On, whatever the ring holds.
     Onward,
 }
@@ -162,7 +167,7 @@ impl Producer {
         header: FrameHeader,
         payload: &[u8],
     ) -> Result<(), PublishError> {
-        self.publish_at(ring, header, payload, Course::HomeWhenEmpty)
+        self.publish_at(ring, header, payload, Course::Homeward)
     }
 
     /// [`Producer::publish`] for frames that share the room which [`Producer::has_room`] promised:
@@ -208,7 +213,7 @@ impl Producer {
         // may take more than its own, as one that comes home does.
         let is_home = stays
             || (was_taken || self.is_taken())
-                && course == Course::HomeWhenEmpty
+                && course == Course::Homeward
                 && self.again
                 && ring.offset(self.tail) == u64::from(self.home_offset)
                 && self.is_clear_home(span);
@@ -224,7 +229,7 @@ impl Producer {
             return Ok(());
         }
         self.claim_ahead(ring, span);
-        if !self.is_clear(span) && self.home_early && course == Course::HomeWhenEmpty {
+        if !self.is_clear(span) && self.home_early && course == Course::Homeward {
             self.go_home_early(ring.words, ring.head, span);
         }
         Ok(())
@@ -329,14 +334,16 @@ impl Producer {
         }
         self.look_at_head(ring)?;
         if self.head == self.tail {
-            if course == Course::HomeWhenEmpty && self.may_stay_home(span) {
+            if course == Course::Homeward && self.may_stay_home(span) {
                 self.stay_home(ring);
                 return Ok(());
             }
             self.step_off(ring, span);
         }
-        if self.head == self.tail && course == Course::HomeWhenEmpty {
-            self.go_home(ring, span);
+        match course {
+            Course::Homeward if self.head == self.tail => self.go_home(ring, span),
+            Course::Homeward => self.start_over(ring, span),
+            Course::Onward => {}
         }
         let to_end = capacity - ring.offset(self.tail);
         if span > to_end {
@@ -503,6 +510,31 @@ impl Producer {
         }
     }
 
+    /// The ring is busy: when the page ends before the next frame of `span` bytes does, starts over at home,
+    /// or at the ring's start where the frame does not fit at home, if the consumer is far enough from there.
+    ///
+    /// So a ring that never runs empty keeps to about twice what is under way, however large it is: to few
+    /// pages, which stay in the cache.
+    #[inline(never)]
+    fn start_over(&mut self, ring: RingView<'_>, span: u64) {
+        let needed = span + FRAME_ALIGNMENT;
+        if self.home_size == 0 || needed <= self.clear_end(ring, 0).since(self.tail) {
+            return;
+        }
+        let distance = if needed <= u64::from(self.home_size) {
+            self.distance_home(ring)
+        } else {
+            ring.capacity() - ring.offset(self.tail)
+        };
+        let under_way = self.tail.since(self.head);
+        let room = under_way + 2 * needed + ROOM_TO_START_OVER;
+        let is_free = distance + room <= self.free_size(ring)
+            || !sound("a busy ring starts over in free space");
+        if distance != 0 && is_free {
+            self.store_padding(ring, distance);
+        }
+    }
+
     /// A frame of `span` bytes has been published, and another like it would have to go home first.
     /// Looking at the head and publishing the padding costs two lines that travel; so they do while
     /// the caller waits for its answer. The 99th percentile of 64-byte round trips: 441 ns without
@@ -525,7 +557,8 @@ impl Producer {
             self.go_home(ring, span);
             self.clear_until = self.clear_end(ring, 0);
         } else {
-            // With more under way than that frame, the ring is busy and walks on.
+            // With more under way than that frame, the ring is busy.
+            self.start_over(ring, span);
             self.clear_until = self.clear_end(ring, span);
         }
     }

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 
 use super::*;
-use crate::limits::{HOME_SIZE, PAGE_SIZE};
+use crate::limits::{HOME_SIZE, PAGE_SIZE, SYNC_REPLY_SIZE_MIN};
 use crate::sync::Ordering::Relaxed;
 use crate::wire::{Fault, FrameFlags, FrameHeader, MessageType, span};
 
@@ -81,7 +81,7 @@ fn same_history_as_a_queue(capacity: u64, home: Home, seed: u64, checked: bool, 
     let mut consumer = Consumer::new(home, checked).again(again);
     // What can be seen, and what is held back behind it.
     let (mut oracle, mut held, mut holding) = (VecDeque::new(), VecDeque::new(), false);
-    let size_max = u32::try_from(capacity - FRAME_ALIGNMENT - 32).unwrap();
+    let size_max = u32::try_from((capacity - FRAME_ALIGNMENT - 32).min(1 << 14)).unwrap();
 
     for (step, operation) in operations(seed, 4000, size_max).enumerate() {
         // Whoever asks for lines ahead, wherever the ring stands, changes nothing.
@@ -135,12 +135,17 @@ fn same_history_as_a_queue(capacity: u64, home: Home, seed: u64, checked: bool, 
 #[test]
 fn any_sequence_has_the_history_of_a_queue() {
     let [at_end, at_start] = homes(1 << 14);
+    let [large_at_end, large_at_start] = homes(1 << 16);
     let small = Home { offset: 256, size: 256, phase: 0, early: false };
     for seed in 1..=40 {
         same_history_as_a_queue(256, Home::NONE, seed, seed % 2 == 0, false);
         for (home, capacity) in [(at_end, 1 << 14), (at_start, 1 << 14), (small, 512)] {
             same_history_as_a_queue(capacity, home, seed, seed % 2 == 0, false);
             same_history_as_a_queue(capacity, home, seed, seed % 2 == 0, true);
+        }
+        // So large that it turns back while it is busy.
+        for home in [large_at_end, large_at_start] {
+            same_history_as_a_queue(1 << 16, home, seed, false, seed % 2 == 0);
         }
     }
 }
@@ -316,6 +321,38 @@ fn a_quiet_ring_stays_on_one_page() {
         }
         // Positions ran on through many laps.
         assert!(producer.tail().0 > 100 << 16);
+    }
+}
+
+/// Keeps `window` frames of `size` bytes under way for a long while; gives the pages that were touched.
+fn pages_of_a_busy_ring(capacity: u64, home: Home, window: u64, size: usize) -> u64 {
+    let memory = Memory::new(capacity, home);
+    let ring = memory.view();
+    let mut producer = Producer::new(home, false).again(true);
+    let mut consumer = Consumer::new(home, false).again(true);
+    let payload = vec![1; size];
+    for id in 0..4 * capacity / span(size as u32) {
+        let answer = span((size as u32).max(SYNC_REPLY_SIZE_MIN));
+        assert!(producer.has_room(ring, answer).unwrap(), "frame {id} of {window}");
+        producer.publish(ring, request(id), &payload).unwrap();
+        if let Some(oldest) = (id + 1).checked_sub(window) {
+            assert_eq!(take(&mut consumer, ring).unwrap().unwrap().0, oldest);
+        }
+    }
+    let is_touched = |page: &&[AtomicU64]| page.iter().any(|word| word.load(Relaxed) != 0);
+    memory.words.chunks((PAGE_SIZE / WORD_SIZE) as usize).filter(is_touched).count() as u64
+}
+
+#[test]
+fn a_busy_ring_keeps_to_what_is_under_way_and_some_pages() {
+    let capacity = 1 << 20;
+    for home in homes(capacity) {
+        for (window, size) in [(2, 64), (16, 64), (64, 64), (16, 1024), (3, 4096), (16, 4096)] {
+            let pages = pages_of_a_busy_ring(capacity, home, window, size);
+            let under_way = window * span(size as u32);
+            let pages_max = (2 * under_way + 2 * span(size as u32)).div_ceil(PAGE_SIZE) + 3;
+            assert!(pages <= pages_max, "{window} of {size} bytes: {pages} pages, not {pages_max}");
+        }
     }
 }
 

@@ -49,8 +49,7 @@ impl Peer for Annulus {
     }
 }
 
-/// Bytes of a ring that holds the window twice over and no more: one that never runs empty is walked
-/// from end to end, and what is walked should stay in the cache.
+/// Bytes of a ring that holds the window twice over: about what one of the default size would use of its own.
 fn window_capacity(size: usize) -> Result<u64> {
     let in_flight = span(u32::try_from(size)?) * WINDOW as u64;
     let room_for_reply = 4 * u64::from(SYNC_REPLY_SIZE_MIN);
