@@ -19,9 +19,12 @@ const PREFETCH_SIZE_MAX: u64 = 20 * FRAME_ALIGNMENT;
 const PREFETCH_FRAMES: u64 = 3;
 const PREFETCH_AHEAD_MAX: u64 = 1024;
 
-/// What is to be free where a busy ring starts over, in bytes, beside as much as is under way and two frames:
+/// What is to be free where a busy ring starts over, in bytes, beside as much as was under way and two frames:
 /// with these, room for two answers of 4 KiB, of which a daemon makes sure before it takes a request.
 const ROOM_TO_START_OVER: u64 = 2 * PAGE_SIZE;
+
+/// For about how many pages a busy ring remembers what was under way.
+const PAGES_REMEMBERED: u32 = 64;
 
 /// Why a frame was not published. Nothing was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -94,6 +97,10 @@ pub struct Producer {
     holding: bool,
     /// Bytes that the last frame took: the next is likely to take as many.
     span_last: u32,
+    /// Where the last padding ends.
+    padded_until: Position,
+    /// The most bytes that were lately under way at the end of a page.
+    under_way_most: u32,
     /// Fill in and let the peer verify [`payload_check`].
     payload_checked: bool,
 }
@@ -123,6 +130,8 @@ impl Producer {
             held_behind: 0,
             holding: false,
             span_last: 0,
+            padded_until: start,
+            under_way_most: 0,
             payload_checked,
         }
     }
@@ -521,13 +530,20 @@ impl Producer {
         if self.home_size == 0 || needed <= self.clear_end(ring, 0).since(self.tail) {
             return;
         }
+        let under_way = self.tail.since(self.head);
+        if under_way > self.tail.since(self.padded_until) {
+            // What is under way is padding, most of it.
+            return;
+        }
+        // A window that is almost taken now is likely to be filled again.
+        let lately = self.under_way_most - self.under_way_most / PAGES_REMEMBERED;
+        self.under_way_most = small(under_way).max(lately);
         let distance = if needed <= u64::from(self.home_size) {
             self.distance_home(ring)
         } else {
             ring.capacity() - ring.offset(self.tail)
         };
-        let under_way = self.tail.since(self.head);
-        let room = under_way + 2 * needed + ROOM_TO_START_OVER;
+        let room = u64::from(self.under_way_most) + 2 * needed + ROOM_TO_START_OVER;
         let is_free = distance + room <= self.free_size(ring)
             || !sound("a busy ring starts over in free space");
         if distance != 0 && is_free {
@@ -581,9 +597,9 @@ impl Producer {
     pub fn free_size(&self, ring: RingView<'_>) -> u64 {
         let kept = self.head == self.home_until && sound("home is kept while it is looked at");
         let head = if kept { self.home_from() } else { self.head };
-        // Note: cannot underflow: `look_at_head` takes no head that is further away, and while home was
-        // kept nothing was written that reaches over it.
-        ring.capacity() - self.tail.since(head)
+        // Note: only a head that lies can be further away: it was in the middle of the frame at home, so that
+        // more was free, and is at that frame's end now.
+        ring.capacity().saturating_sub(self.tail.since(head))
     }
 
     /// End of the page that holds the byte `ahead` of the tail, of the ring, or of the free space.
@@ -600,6 +616,7 @@ impl Producer {
         // What is clear behind it, the caller finds out.
         self.clear_until = self.tail.plus(span);
         self.store(ring, &FrameHeader::padding(span), &[], span);
+        self.padded_until = self.tail;
         self.claim_ahead(ring, span);
     }
 

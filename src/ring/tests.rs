@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 
 use super::*;
 use crate::limits::{HOME_SIZE, PAGE_SIZE, SYNC_REPLY_SIZE_MIN};
+use crate::region::RegionLayout;
 use crate::sync::Ordering::Relaxed;
 use crate::wire::{Fault, FrameFlags, FrameHeader, MessageType, span};
 
@@ -343,15 +344,48 @@ fn pages_of_a_busy_ring(capacity: u64, home: Home, window: u64, size: usize) -> 
     memory.words.chunks((PAGE_SIZE / WORD_SIZE) as usize).filter(is_touched).count() as u64
 }
 
+/// The homes that the rings of a region have, in the one that its client writes and in the daemon's.
+fn homes_of_a_region(capacity: u64) -> [Home; 2] {
+    let layout = RegionLayout::new(capacity, capacity);
+    [layout.request_home(), layout.response_home()]
+}
+
 #[test]
 fn a_busy_ring_keeps_to_what_is_under_way_and_some_pages() {
     let capacity = 1 << 20;
-    for home in homes(capacity) {
+    for home in homes_of_a_region(capacity) {
         for (window, size) in [(2, 64), (16, 64), (64, 64), (16, 1024), (3, 4096), (16, 4096)] {
             let pages = pages_of_a_busy_ring(capacity, home, window, size);
             let under_way = window * span(size as u32);
             let pages_max = (2 * under_way + 2 * span(size as u32)).div_ceil(PAGE_SIZE) + 3;
             assert!(pages <= pages_max, "{window} of {size} bytes: {pages} pages, not {pages_max}");
+        }
+    }
+}
+
+#[test]
+fn a_window_that_was_almost_taken_has_its_room_when_it_is_filled_again() {
+    for (capacity, size) in [(1 << 15, 64), (1 << 17, 1024), (1 << 24, 1024)] {
+        for home in homes_of_a_region(capacity) {
+            let memory = Memory::new(capacity, home);
+            let ring = memory.view();
+            let mut producer = Producer::new(home, false).again(true);
+            let mut consumer = Consumer::new(home, false).again(true);
+            let (mut sent, mut taken) = (0, 0);
+            // Full for a while, then all but one taken for a page or two, and full again.
+            for round in 0..2_000_u64 {
+                let window = if round % 100 > 95 - round % 13 { 2 } else { 64 };
+                while sent < taken + window {
+                    let answer = span(SYNC_REPLY_SIZE_MIN);
+                    assert!(producer.has_room(ring, answer).unwrap(), "{sent} of {size} bytes");
+                    producer.publish(ring, request(sent), &vec![1; size]).unwrap();
+                    sent += 1;
+                }
+                while sent > taken + window / 2 {
+                    assert_eq!(take(&mut consumer, ring).unwrap().unwrap().0, taken);
+                    taken += 1;
+                }
+            }
         }
     }
 }
@@ -475,6 +509,24 @@ fn a_head_that_runs_away_or_back_is_a_fault() {
     memory.head.store(0, Relaxed);
     let back = Fault::HeadOverrun { head: 0, oldest: 64, tail: 64 };
     assert_eq!(producer.is_drained(ring), Err(back));
+}
+
+#[test]
+fn a_head_in_the_middle_of_the_frame_at_home_gains_nothing() {
+    let home = Home { offset: 0, size: HOME_SIZE, phase: 0, early: false };
+    let memory = Memory::new(1 << 14, home);
+    let ring = memory.view();
+    let mut producer = Producer::new(home, false).again(true);
+    producer.publish(ring, request(0), &[0; 1760]).unwrap();
+    memory.head.store(1728, Relaxed);
+    // As much as that leaves, which is more than the frame at home would.
+    while producer.publish(ring, request(1), &[0; 544]).is_ok() {}
+    assert!(producer.tail().0 > 1 << 14);
+    memory.head.store(1792, Relaxed);
+    assert!(!producer.is_drained(ring).unwrap());
+    assert_eq!(producer.free_size(ring), 0);
+    assert!(!producer.has_room(ring, span(544)).unwrap());
+    assert_eq!(producer.publish(ring, request(1), &[]), Err(PublishError::Full));
 }
 
 #[test]
