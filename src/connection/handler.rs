@@ -133,7 +133,7 @@ impl<'r> Responder<'r> {
     #[inline(never)]
     fn publish_end(&mut self, status: Status, detail: &[u8]) -> Result<(), PublishError> {
         self.finished = true;
-        self.producer.publish_onward(self.ring, self.last(status), detail)?;
+        self.put(self.last(status), detail)?;
         self.published.0 += 1;
         self.published.1 += detail.len() as u64;
         Ok(())
@@ -142,6 +142,16 @@ impl<'r> Responder<'r> {
     #[inline(always)]
     fn last(&self, status: Status) -> FrameHeader {
         FrameHeader::last(self.message_type, self.request_id, status)
+    }
+
+    #[inline(always)]
+    fn put(&mut self, header: FrameHeader, payload: &[u8]) -> Result<(), PublishError> {
+        if header.is_last() && self.published.0 == 0 {
+            self.producer.publish(self.ring, header, payload)
+        } else {
+            // One of several frames: they share the room that was promised.
+            self.producer.publish_onward(self.ring, header, payload)
+        }
     }
 
     // The header is made by the caller: inlined, it never leaves the registers (`ring::Look`).
@@ -157,13 +167,7 @@ impl<'r> Responder<'r> {
         if span > self.room || (header.status == 0 && !header.is_last() && span > left) {
             return Err(too_large(self.room));
         }
-        let published = if header.is_last() && self.published.0 == 0 {
-            self.producer.publish(self.ring, header, payload)
-        } else {
-            // One of several frames: they share the room that was promised.
-            self.producer.publish_onward(self.ring, header, payload)
-        };
-        match published {
+        match self.put(header, payload) {
             Ok(()) => {
                 self.room -= span;
                 self.published.0 += 1;
