@@ -37,7 +37,7 @@ use rustix::thread::{CpuSet, sched_getaffinity};
 use self::departure::Departure;
 use crate::config::{Config, Sources};
 use crate::connection::{Handler, Request, Responder, Route, Routes, TableOptions};
-use crate::control::{Control, ControlOptions, Listener};
+use crate::control::{Control, ControlOptions, Export, Listener};
 use crate::descriptors;
 use crate::error::IpcError;
 use crate::executor;
@@ -324,7 +324,7 @@ pub struct RunningServer {
     socket_path: PathBuf,
     metrics: Arc<Metrics>,
     stop: ShutdownHandle,
-    control: Option<JoinHandle<()>>,
+    control: Option<JoinHandle<Export>>,
     shards: Vec<(Arc<ShardShared>, ExecutorJoinHandle<()>)>,
     workers: Vec<(Arc<WorkerStop>, JoinHandle<io::Result<()>>)>,
 }
@@ -378,9 +378,11 @@ impl RunningServer {
                 failed.get_or_insert(what);
             }
         };
-        if let Some(control) = self.control.take() {
-            note("the control thread", control.join().is_ok());
-        }
+        let export = self.control.take().and_then(|control| {
+            let export = control.join().ok();
+            note("the control thread", export.is_some());
+            export
+        });
         // The control thread has told them, unless it never started or has panicked.
         for (shared, _) in &self.shards {
             shared.stop();
@@ -391,6 +393,10 @@ impl RunningServer {
         for (stop, worker) in self.workers.drain(..) {
             stop.stop();
             note("a worker executor", matches!(worker.join(), Ok(Ok(()))));
+        }
+        // What was answered while the shards drained is counted, too.
+        if let Some(export) = export {
+            export.write();
         }
         match failed {
             None => Ok(()),

@@ -77,11 +77,23 @@ pub(crate) struct Control {
     settled_last: Option<Instant>,
 }
 
-/// When the metrics page is written next; only while somebody is connected.
-struct Export {
+/// The file of the metrics page, which is written while somebody is connected, and at the end.
+pub(crate) struct Export {
     path: Option<PathBuf>,
     interval: Duration,
+    /// When it is written next.
     due: Option<Instant>,
+    metrics: Arc<Metrics>,
+}
+
+impl Export {
+    /// Writes the page as it is now.
+    pub(crate) fn write(&self) {
+        let Some(path) = &self.path else { return };
+        if let Err(error) = write_file(path, &self.metrics.export_prometheus()) {
+            tracing::warn!(%error, "cannot write the metrics page");
+        }
+    }
 }
 
 impl Control {
@@ -91,6 +103,7 @@ impl Control {
             path: metrics.export_path.clone().filter(|_| metrics.enable),
             interval: Duration::from_secs(metrics.export_interval_secs),
             due: None,
+            metrics: Arc::clone(&options.metrics),
         };
         let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         let nanoseconds = since_epoch.unwrap_or_default().as_nanos();
@@ -111,8 +124,9 @@ impl Control {
         }
     }
 
-    /// Serves until the stop doorbell rings; then stops the shards and gives up the socket.
-    pub(crate) fn run(mut self) {
+    /// Serves until the stop doorbell rings; then stops the shards and gives up the socket. Gives what
+    /// remains to be written when the shards have drained.
+    pub(crate) fn run(mut self) -> Export {
         // Bounded by the daemon's life; each round sleeps in `wait`.
         while !self.wait() {
             self.deliver_again();
@@ -126,7 +140,7 @@ impl Control {
         for shard in &self.options.shards {
             shard.stop();
         }
-        self.export_now();
+        self.export
     }
 
     /// Sleeps until there is something to do; true when it is to stop.
@@ -335,17 +349,10 @@ impl Control {
 
     fn export_if_due(&mut self) {
         if self.export.due.is_some_and(|due| Instant::now() >= due) {
-            self.export_now();
+            self.export.write();
             // An idle daemon makes no wake-ups: the next newcomer starts the clock again.
             let next = Instant::now() + self.export.interval;
             self.export.due = (self.occupied() > 0).then_some(next);
-        }
-    }
-
-    fn export_now(&self) {
-        let Some(path) = &self.export.path else { return };
-        if let Err(error) = write_file(path, &self.options.metrics.export_prometheus()) {
-            tracing::warn!(%error, "cannot write the metrics page");
         }
     }
 }
