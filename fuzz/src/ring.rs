@@ -85,15 +85,15 @@ struct Harness {
 /// The first byte chooses the ring, the rest is the script.
 pub fn ring(bytes: &[u8]) {
     let Some((choice, script)) = bytes.split_first() else { return };
-    let large =
-        Home { offset: (1 << 14) - HOME_SIZE, size: HOME_SIZE, phase: HOME_SIZE, early: true };
+    // So large that it starts over while it is busy, or not.
+    let capacity = if choice & 16 != 0 { 1 << 16 } else { 1 << 14 };
+    let (size, early) = (HOME_SIZE, true);
+    let at_end = Home { offset: capacity - HOME_SIZE, size, phase: HOME_SIZE, early };
+    let at_start = Home { offset: 0, size, phase: PAGE_SIZE - HOME_SIZE, early };
     let (capacity, home) = match choice & 3 {
         0 => (256, Home::NONE),
-        1 => (1 << 14, large),
-        2 => (
-            1 << 14,
-            Home { offset: 0, size: HOME_SIZE, phase: PAGE_SIZE - HOME_SIZE, early: true },
-        ),
+        1 => (capacity, at_end),
+        2 => (capacity, at_start),
         _ => (1024, Home::NONE),
     };
     let mut harness = Harness::new(capacity, home, choice & 4 != 0, choice & 8 != 0);
@@ -145,6 +145,9 @@ impl Harness {
                 self.forge(header, position);
             }
         }
+        let under_way = self.producer.tail().since(self.producer.head_seen());
+        let capacity = RingView::new(&self.words, &self.head).capacity();
+        assert!(under_way <= capacity, "a head that cannot be was believed");
     }
 
     fn publish(&mut self, size: usize) {
