@@ -523,7 +523,7 @@ impl Producer {
     /// or at the ring's start where the frame does not fit at home, if the consumer is far enough from there.
     ///
     /// So a ring that never runs empty keeps to about twice what is under way, however large it is: to few
-    /// pages, which stay in the cache.
+    /// pages, which stay in the cache. One that is not even twice as large walks on.
     #[inline(never)]
     fn start_over(&mut self, ring: RingView<'_>, span: u64) {
         let needed = span + FRAME_ALIGNMENT;
@@ -546,7 +546,8 @@ impl Producer {
         let room = u64::from(self.under_way_most) + 2 * needed + ROOM_TO_START_OVER;
         let is_free = distance + room <= self.free_size(ring)
             || !sound("a busy ring starts over in free space");
-        if distance != 0 && is_free {
+        // Where little of the lap is left, nothing is saved.
+        if distance > ring.capacity() / 2 && is_free {
             self.store_padding(ring, distance);
         }
     }
