@@ -39,8 +39,8 @@ pub(super) struct ConnectionLane {
 
 impl ConnectionLane {
     /// Opens a connection with rings just large enough for `window` requests of `payload_size`
-    /// bytes. Rings of the default size are as fast on few connections; on a thousand, each has page
-    /// tables of its own, which cost a fifth of the rate.
+    /// bytes. On a thousand connections those of the default size have page tables of their own, which
+    /// cost a fifth of the rate (docs/decisions.md, "A busy ring starts over").
     pub(super) fn connect(
         options: &ConnectOptions,
         window: u32,

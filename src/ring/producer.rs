@@ -523,7 +523,7 @@ impl Producer {
     /// or at the ring's start where the frame does not fit at home, if the consumer is far enough from there.
     ///
     /// So a ring that never runs empty keeps to about twice what is under way, however large it is: to few
-    /// pages, which stay in the cache. One that is not even twice as large walks on.
+    /// pages, which stay in the cache. One that is hardly larger than that walks on.
     #[inline(never)]
     fn start_over(&mut self, ring: RingView<'_>, span: u64) {
         let needed = span + FRAME_ALIGNMENT;

@@ -144,7 +144,7 @@ fn any_sequence_has_the_history_of_a_queue() {
             same_history_as_a_queue(capacity, home, seed, seed % 2 == 0, false);
             same_history_as_a_queue(capacity, home, seed, seed % 2 == 0, true);
         }
-        // So large that it turns back while it is busy.
+        // So large that it starts over while it is busy.
         for home in [large_at_end, large_at_start] {
             same_history_as_a_queue(1 << 16, home, seed, false, seed % 2 == 0);
         }
