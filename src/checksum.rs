@@ -20,7 +20,8 @@ pub fn crc32c_words(words: [u64; 4], half: u32) -> u32 {
         // SAFETY: requires SSE 4.2, which the line above has just detected.
         return unsafe { sse42(words, half) };
     }
-    portable(words, half)
+    let [a, b, c, d] = words;
+    portable(a, b, c, d, half)
 }
 
 /// In assembly: where the feature is not part of the target, an intrinsic makes a function that is
@@ -58,9 +59,12 @@ unsafe fn sse42(words: [u64; 4], half: u32) -> u32 {
     !crc
 }
 
-fn portable(words: [u64; 4], half: u32) -> u32 {
+/// Given numbers and not an array: that would be written to memory before it is known whether it is needed.
+#[cold]
+#[inline(never)]
+fn portable(a: u64, b: u64, c: u64, d: u64, half: u32) -> u32 {
     let mut bytes = [0; 36];
-    for (target, word) in bytes.chunks_exact_mut(8).zip(words) {
+    for (target, word) in bytes.chunks_exact_mut(8).zip([a, b, c, d]) {
         target.copy_from_slice(&word.to_le_bytes());
     }
     bytes[32..].copy_from_slice(&half.to_le_bytes());
@@ -88,7 +92,8 @@ mod tests {
                 word ^= word << 17;
                 word
             });
-            assert_eq!(crc32c_words(words, round), portable(words, round));
+            let [a, b, c, d] = words;
+            assert_eq!(crc32c_words(words, round), portable(a, b, c, d, round));
         }
     }
 }

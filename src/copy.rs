@@ -100,7 +100,8 @@ unsafe fn copy_wide(target: *mut u8, source: *const u8, size: usize) -> usize {
         // SAFETY: no more than `size` bytes, and AVX was just detected.
         unsafe { copy_blocks(target, source, done) };
     }
-    while size - done >= LINE {
+    let whole = size / LINE * LINE;
+    while done < whole {
         // SAFETY: at least a line is left of `size` bytes.
         unsafe {
             core::arch::asm!(

@@ -13,7 +13,7 @@ use crate::error::IpcError;
 use crate::limits::BUSY_RETRY_AFTER_MS;
 use crate::ring::Look;
 use crate::sync::sound;
-use crate::wire::{FrameHeader, HeaderWords, MessageType, Status};
+use crate::wire::{Fault, FrameHeader, HeaderWords, MessageType, Status};
 
 /// Abandoned requests before their list has to grow.
 const ABANDONED_COUNT: usize = 64;
@@ -192,7 +192,8 @@ impl Connection {
         self.notify_held();
         // Bound: the frames of abandoned requests, which are in flight only so often.
         loop {
-            let header = match self.receiver.look(&self.link) {
+            let ring = self.link.view().response_ring();
+            let header = match self.receiver.look(ring) {
                 Look::Frame(header) => header,
                 Look::Nothing => break,
                 Look::Broken => return Err(self.broken()),
@@ -202,7 +203,8 @@ impl Connection {
                 continue;
             }
             into.resize(header.payload_size() as usize, 0);
-            self.take(header, into)?;
+            let taken = self.receiver.take(&self.link, ring, header, into);
+            self.settle(header, taken)?;
             return Ok(Some(Received {
                 request_id: header.request_id(),
                 message_type: header.message_type(),
@@ -443,7 +445,8 @@ impl Connection {
         let mut filled = 0;
         let mut pace = Pace::new(self.link.wait_policy(), deadline);
         loop {
-            let header = match self.receiver.look(&self.link) {
+            let ring = self.link.view().response_ring();
+            let header = match self.receiver.look(ring) {
                 Look::Frame(header) => header,
                 Look::Nothing if self.pause(&mut pace, deadline)? => continue,
                 Look::Nothing => return Err(self.abandon(id)),
@@ -461,7 +464,8 @@ impl Connection {
             filled += header.payload_size() as usize;
             // Note: no zeros are written over what the buffer already holds.
             answer.resize(filled, 0);
-            self.take(header, &mut answer[start..])?;
+            let taken = self.receiver.take(&self.link, ring, header, &mut answer[start..]);
+            self.settle(header, taken)?;
             if header.is_last() {
                 return Ok(status);
             }
@@ -493,10 +497,10 @@ impl Connection {
         self.lose(self.receiver.fault().into())
     }
 
+    /// A frame was taken, or could not be.
     #[inline(always)]
-    fn take(&mut self, header: HeaderWords, target: &mut [u8]) -> Result<(), IpcError> {
+    fn settle(&mut self, header: HeaderWords, taken: Result<(), Fault>) -> Result<(), IpcError> {
         self.count_answer(header.is_last());
-        let taken = self.receiver.take(&self.link, header, target);
         taken.map_err(|fault| self.lose(fault.into()))
     }
 

@@ -456,10 +456,10 @@ impl Receiver {
         self.consumer.is_empty(link.view().response_ring())
     }
 
-    /// [`Receiver::poll`] without a fault in what it gives: see [`Look`].
+    /// [`Receiver::poll`] without a fault in what it gives: see [`Look`]. `ring` is the link's response ring.
     #[inline(always)]
-    pub(super) fn look(&mut self, link: &Link) -> Look {
-        self.consumer.look(link.view().response_ring())
+    pub(super) fn look(&mut self, ring: RingView<'_>) -> Look {
+        self.consumer.look(ring)
     }
 
     /// Asks for the lines at which the next answer will appear.
@@ -476,16 +476,17 @@ impl Receiver {
         self.consumer.fault()
     }
 
-    /// Copies the polled frame's payload into `target`, of exactly its size, and frees its space.
+    /// Copies the polled frame's payload into `target`, of exactly its size, and frees its space. `ring` is the
+    /// link's response ring: made once for each frame, because after a copy nothing is known any more of what
+    /// was loaded before it.
     #[inline(always)]
     pub(super) fn take(
         &mut self,
         link: &Link,
+        ring: RingView<'_>,
         header: HeaderWords,
         target: &mut [u8],
     ) -> Result<(), Fault> {
-        // One view for both: after a copy nothing that was loaded before it is known any more.
-        let ring = link.view().response_ring();
         self.consumer.copy_payload(ring, header, target)?;
         self.free(link, ring, header);
         Ok(())

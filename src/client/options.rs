@@ -71,6 +71,7 @@ impl RequestOptions {
     }
 
     /// When the deadline falls, if there is one. Reads the clock only then.
+    #[inline]
     pub(super) fn deadline_at(&self) -> Option<Instant> {
         // Note: a deadline beyond what the clock can express is none.
         self.deadline.and_then(|deadline| Instant::now().checked_add(deadline))

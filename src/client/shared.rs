@@ -259,7 +259,8 @@ impl Shared {
         drop(table);
         let delivered = match owner {
             Some(owner) => {
-                owner.deliver(&header, |target| receiver.take(&self.link, words, target))
+                let ring = self.link.view().response_ring();
+                owner.deliver(&header, |target| receiver.take(&self.link, ring, words, target))
             }
             None => {
                 receiver.skip(&self.link, words);

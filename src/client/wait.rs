@@ -136,10 +136,12 @@ pub(super) fn soon(deadline: Option<Instant>) -> Option<Instant> {
 }
 
 /// What is left of a deadline for the header: whole milliseconds rounded up, 0 for none.
+#[inline]
 pub(super) fn deadline_ms(deadline: Option<Instant>) -> u32 {
-    let Some(deadline) = deadline else {
-        return 0;
-    };
+    deadline.map_or(0, ms_until)
+}
+
+fn ms_until(deadline: Instant) -> u32 {
     let left = deadline.saturating_duration_since(Instant::now());
     u32::try_from(left.as_nanos().div_ceil(1_000_000)).unwrap_or(u32::MAX).max(1)
 }

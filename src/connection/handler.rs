@@ -6,7 +6,7 @@ use crate::error::IpcError;
 use crate::limits::FRAME_ALIGNMENT;
 use crate::protocol::Codec;
 use crate::ring::{Producer, PublishError, RingView};
-use crate::wire::{FrameHeader, MessageType, Status, span};
+use crate::wire::{Fault, FrameHeader, MessageType, Status, span};
 
 /// Answers requests of one message type, on a data shard.
 ///
@@ -79,28 +79,101 @@ impl Request<'_> {
 ///
 /// Room for an answer as large as the request, and for 4 KiB in any case, was made sure of before
 /// the handler ran. All frames of the answer share it.
+// Made once for a run of requests: each sets only what differs.
 pub struct Responder<'r> {
     producer: &'r mut Producer,
     ring: RingView<'r>,
-    message_type: MessageType,
     request_id: u64,
+    message_type: MessageType,
+    stage: Stage,
     /// Bytes of ring that this answer may still take.
     room: u64,
-    /// Frames and bytes published, for the connection's statistics.
-    pub(super) published: (u32, u64),
-    finished: bool,
+    /// Frames published, and bytes of payload, not only for this answer.
+    frames: u32,
+    bytes: u64,
+}
+
+/// How far an answer is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// No handler is at work.
+    Rest,
+    /// Nothing of it is published.
+    Open,
+    /// A part of it is.
+    Begun,
+    /// All of it is.
+    Finished,
 }
 
 impl<'r> Responder<'r> {
     #[inline(always)]
-    pub(super) fn new(
-        producer: &'r mut Producer,
-        ring: RingView<'r>,
-        (message_type, request_id): (MessageType, u64),
-        room: u64,
-    ) -> Self {
-        let (published, finished) = ((0, 0), false);
-        Self { producer, ring, message_type, request_id, room, published, finished }
+    pub(super) fn new(producer: &'r mut Producer, ring: RingView<'r>) -> Self {
+        Self {
+            producer,
+            ring,
+            request_id: 0,
+            message_type: MessageType::PADDING,
+            stage: Stage::Rest,
+            room: 0,
+            frames: 0,
+            bytes: 0,
+        }
+    }
+
+    /// A handler is about to answer this request, in no more than `room` bytes of ring.
+    #[inline(always)]
+    pub(super) fn begin(&mut self, message_type: MessageType, request_id: u64, room: u64) {
+        self.message_type = message_type;
+        self.request_id = request_id;
+        self.stage = Stage::Open;
+        self.room = room;
+    }
+
+    /// The request is done with.
+    #[inline(always)]
+    pub(super) fn rest(&mut self) {
+        self.stage = Stage::Rest;
+    }
+
+    /// True between [`Responder::begin`] and [`Responder::rest`].
+    pub(super) fn is_at_work(&self) -> bool {
+        self.stage != Stage::Rest
+    }
+
+    /// Frames published since this was last asked, and their bytes.
+    pub(super) fn take_published(&mut self) -> (u64, u64) {
+        (std::mem::take(&mut self.frames).into(), std::mem::take(&mut self.bytes))
+    }
+
+    /// [`Producer::has_room`].
+    #[inline(always)]
+    pub(super) fn has_room(&mut self, span: u64) -> Result<bool, Fault> {
+        self.producer.has_room(self.ring, span)
+    }
+
+    /// [`Producer::all_taken`].
+    #[inline(always)]
+    pub(super) fn all_taken(&mut self) {
+        self.producer.all_taken();
+    }
+
+    /// [`Producer::prefetch_run`].
+    #[inline(always)]
+    pub(super) fn prefetch_run(&self) {
+        self.producer.prefetch_run(self.ring);
+    }
+
+    /// [`Producer::hold`].
+    #[inline(always)]
+    pub(super) fn hold(&mut self) {
+        self.producer.hold();
+    }
+
+    /// [`Producer::reveal`].
+    #[inline(always)]
+    pub(super) fn reveal(&mut self) {
+        self.producer.reveal(self.ring);
     }
 
     /// Sends a part of the answer.
@@ -118,25 +191,20 @@ impl<'r> Responder<'r> {
     /// # Errors
     ///
     /// As [`Responder::chunk`].
+    #[inline]
     pub fn reply(&mut self, payload: &[u8]) -> Result<(), IpcError> {
-        self.publish(self.last(Status::Ok), payload)?;
-        self.finished = true;
-        Ok(())
+        self.publish(self.last(Status::Ok), payload)
     }
 
     /// Ends the answer if the handler did not: with `status`, and text for a person.
-    #[inline]
+    #[inline(always)]
     pub(super) fn finish(&mut self, status: Status, detail: &[u8]) -> Result<(), PublishError> {
-        if self.finished { Ok(()) } else { self.publish_end(status, detail) }
+        if self.stage == Stage::Finished { Ok(()) } else { self.publish_end(status, detail) }
     }
 
     #[inline(never)]
     fn publish_end(&mut self, status: Status, detail: &[u8]) -> Result<(), PublishError> {
-        self.finished = true;
-        self.put(self.last(status), detail)?;
-        self.published.0 += 1;
-        self.published.1 += detail.len() as u64;
-        Ok(())
+        self.put(self.last(status), detail)
     }
 
     #[inline(always)]
@@ -146,22 +214,27 @@ impl<'r> Responder<'r> {
 
     #[inline(always)]
     fn put(&mut self, header: FrameHeader, payload: &[u8]) -> Result<(), PublishError> {
-        if header.is_last() && self.published.0 == 0 {
-            self.producer.publish(self.ring, header, payload)
+        if header.is_last() && self.stage == Stage::Open {
+            self.producer.publish(self.ring, header, payload)?;
         } else {
             // One of several frames: they share the room that was promised.
-            self.producer.publish_onward(self.ring, header, payload)
+            self.producer.publish_onward(self.ring, header, payload)?;
         }
+        self.stage = if header.is_last() { Stage::Finished } else { Stage::Begun };
+        self.frames += 1;
+        self.bytes += payload.len() as u64;
+        Ok(())
     }
 
     // The header is made by the caller: inlined, it never leaves the registers (`ring::Look`).
     #[inline(always)]
     fn publish(&mut self, header: FrameHeader, payload: &[u8]) -> Result<(), IpcError> {
         let too_large = |max| IpcError::MessageTooLarge { size: payload.len() as u64, max };
-        if self.finished {
+        if self.stage == Stage::Finished {
             return Err(IpcError::Internal { detail: "the request was already answered".into() });
         }
-        let span = u32::try_from(payload.len()).map_or(u64::MAX, span);
+        let Ok(size) = u32::try_from(payload.len()) else { return Err(too_large(self.room)) };
+        let span = span(size);
         // One unit stays for the error answer that may follow.
         let left = self.room.saturating_sub(FRAME_ALIGNMENT);
         if span > self.room || (header.status == 0 && !header.is_last() && span > left) {
@@ -170,8 +243,6 @@ impl<'r> Responder<'r> {
         match self.put(header, payload) {
             Ok(()) => {
                 self.room -= span;
-                self.published.0 += 1;
-                self.published.1 += payload.len() as u64;
                 Ok(())
             }
             Err(PublishError::Fault(fault)) => Err(IpcError::Fault(fault)),

@@ -12,6 +12,7 @@ mod counted;
 mod handler;
 mod in_flight;
 mod routes;
+mod run;
 mod table;
 mod time;
 mod visit;

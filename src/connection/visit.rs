@@ -1,28 +1,25 @@
-//! One visit to one connection: take frames while there is budget, answer each.
+//! One visit to one connection: take frames while there is budget, answer each or pass it on. Those that
+//! synchronous handlers answer are taken in runs ([`Ends::run`]).
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use super::handler::{Handler, Request, Responder};
 use super::in_flight::{InFlight, InFlightTable};
 use super::routes::{Route, Routes};
+use super::run::Stopped;
 use super::{Clock, Ending, Ends, Timestamp};
-use crate::error::IpcError;
 use crate::limits::{
     BYTES_HELD_MAX, DETAIL_SIZE_MAX, FRAMES_HELD_MAX, FRAMES_PER_VISIT, IN_FLIGHT_PER_CONNECTION,
-    SYNC_REPLY_SIZE_MIN,
 };
 use crate::link::{Forwarded, Job, JobKind, ShardEnd};
 use crate::metrics::{LeaseTier, MessageKind, ShardMetrics};
 use crate::pool::BufferPool;
 use crate::protocol::Codec;
-use crate::region::RegionView;
+use crate::region::{RegionMemory, RegionView};
 use crate::ring::{Look, PublishError, RingView};
 use crate::sync::sound;
 use crate::wire::{Fault, FrameFlags, FrameHeader, HeaderWords, MessageType, Status, span};
 
-/// One in this many synchronous requests is timed: reading the clock twice costs as much as serving
-/// a small one.
+/// One in this many requests is timed: reading the clock twice costs as much as serving a small one.
 const LATENCY_SAMPLE_INTERVAL: u64 = 64;
 
 /// What a visit found.
@@ -57,10 +54,10 @@ pub(super) struct Shared<'s> {
 impl Shared<'_> {
     /// Counts that no buffer of `size` bytes was free. The frame waits for one.
     #[cold]
-    fn miss_lease(&self, size: usize) -> Taken {
+    pub(super) fn miss_lease(&self, size: usize) -> Visit {
         let tier = LeaseTier::ALL[self.pool.tier_for(size) as usize];
         self.metrics.tier(tier).lease_misses_total.increment();
-        Taken::Blocked(Visit::BlockedOnWorker)
+        Visit::BlockedOnWorker
     }
 }
 
@@ -70,6 +67,70 @@ pub(super) struct Budget {
     pub(super) frames: u32,
     /// Of payload; the frame that goes beyond it is taken whole.
     pub(super) bytes: u64,
+}
+
+/// How far a visit is.
+pub(super) struct Progress {
+    budget: Budget,
+    frames: u32,
+    bytes: u64,
+    /// How many of these bytes had been taken when the answers were last shown.
+    bytes_shown: u64,
+    /// How many frames and bytes are in the statistics.
+    frames_counted: u32,
+    bytes_counted: u64,
+}
+
+impl Progress {
+    fn new(budget: Budget) -> Self {
+        Self { budget, frames: 0, bytes: 0, bytes_shown: 0, frames_counted: 0, bytes_counted: 0 }
+    }
+
+    /// True when a frame was taken.
+    #[inline(always)]
+    pub(super) fn has_begun(&self) -> bool {
+        self.frames > 0
+    }
+
+    /// What the visit found, when `now` stands in the way of a next frame.
+    #[inline(always)]
+    pub(super) fn visit(&self, now: Visit) -> Visit {
+        if self.has_begun() { Visit::Busy } else { now }
+    }
+
+    /// Counts a frame that was taken; true when the budget is used up.
+    #[inline(always)]
+    pub(super) fn take(&mut self, payload_size: u32) -> bool {
+        self.frames += 1;
+        self.bytes += u64::from(payload_size);
+        self.bytes >= self.budget.bytes
+            || self.frames >= self.budget.frames && sound("a visit has a budget")
+    }
+
+    /// Frames, and bytes of payload, that were taken since this was last asked.
+    pub(super) fn take_uncounted(&mut self) -> (u64, u64) {
+        let (frames, bytes) = (self.frames - self.frames_counted, self.bytes - self.bytes_counted);
+        (self.frames_counted, self.bytes_counted) = (self.frames, self.bytes);
+        (frames.into(), bytes)
+    }
+
+    /// True when the next request is to be timed, where `counted` have been counted.
+    #[inline(always)]
+    pub(super) fn is_sampled(&self, counted: u64) -> bool {
+        let served = counted + u64::from(self.frames - self.frames_counted);
+        served.is_multiple_of(LATENCY_SAMPLE_INTERVAL)
+    }
+
+    /// True when the answers so far are to be shown: the first, and then several at a time.
+    #[inline(always)]
+    pub(super) fn is_time_to_show(&mut self) -> bool {
+        let shows =
+            self.frames % FRAMES_HELD_MAX == 1 || self.bytes - self.bytes_shown > BYTES_HELD_MAX;
+        if shows {
+            self.bytes_shown = self.bytes;
+        }
+        shows
+    }
 }
 
 /// What became of one frame.
@@ -103,18 +164,20 @@ impl Ends {
     /// The answer to the first is seen at once. Where there are more, the client keeps many under way
     /// and their answers are shown several at a time.
     #[inline]
-    pub(super) fn visit(
+    pub(super) fn visit<M: RegionMemory>(
         &mut self,
-        view: RegionView<'_>,
+        memory: &M,
         slot: u32,
         shared: &mut Shared<'_>,
         now: Timestamp,
         budget: Budget,
     ) -> Visit {
-        let visit = self.take_frames(view, slot, shared, now, budget);
+        let view = memory.view();
+        let visit = self.take_frames(memory, slot, shared, now, budget);
         self.responses.reveal(view.response_ring());
         if visit == Visit::Busy {
             self.requests.release_passed(view.request_ring());
+            self.last_active = now;
         }
         visit
     }
@@ -126,53 +189,62 @@ impl Ends {
     }
 
     #[inline(always)]
-    fn take_frames(
+    fn take_frames<M: RegionMemory>(
         &mut self,
-        view: RegionView<'_>,
+        memory: &M,
         slot: u32,
         shared: &mut Shared<'_>,
         now: Timestamp,
         budget: Budget,
     ) -> Visit {
-        let ring = view.request_ring();
-        let (mut bytes, mut bytes_shown) = (0, 0);
-        let frames_max = if sound("a visit has a budget") { budget.frames } else { u32::MAX };
-        for taken in 0..frames_max {
-            let header = match self.requests.look(ring) {
-                Look::Frame(header) => header,
-                Look::Nothing if taken == 0 => return Visit::Quiet,
-                Look::Nothing => break,
-                Look::Broken => return Visit::End(self.requests.fault().into()),
+        let mut progress = Progress::new(budget);
+        // Bounded by the budget: each round but the last takes a frame.
+        loop {
+            let header = match self.run(memory, shared, &mut progress) {
+                Stopped::Here(visit) => return visit,
+                Stopped::Before(header) => header.header(),
             };
-            if taken > 0 {
-                self.requests.prefetch_run(ring, header);
-                self.responses.prefetch_run(view.response_ring());
-            }
-            match self.take(view, slot, header, shared, now) {
+            let size = header.payload_size;
+            match self.take(memory.view(), slot, header, shared, now) {
                 Ok(Taken::Done) => {}
-                Ok(Taken::Blocked(blocked)) if taken == 0 => return blocked,
-                Ok(Taken::Blocked(_)) => break,
+                Ok(Taken::Blocked(blocked)) => return progress.visit(blocked),
                 Err(ending) => return Visit::End(ending),
             }
-            let size = u64::from(header.payload_size());
-            self.statistics.requests += 1;
-            self.statistics.request_bytes += size;
-            bytes += size;
-            if bytes >= budget.bytes {
-                break;
+            let is_over = progress.take(size);
+            let (requests, bytes) = progress.take_uncounted();
+            self.statistics.requests += requests;
+            self.statistics.request_bytes += bytes;
+            if is_over {
+                return Visit::Busy;
             }
-            if taken % FRAMES_HELD_MAX == 0 || bytes - bytes_shown > BYTES_HELD_MAX {
-                self.responses.reveal(view.response_ring());
-                bytes_shown = bytes;
+            if progress.is_time_to_show() {
+                self.responses.reveal(memory.view().response_ring());
             }
             self.responses.hold();
         }
-        self.last_active = now;
-        Visit::Busy
+    }
+
+    /// True when a worker may have replies for this connection.
+    #[inline(always)]
+    pub(super) const fn has_asked_workers(&self) -> bool {
+        self.workers_used != 0
     }
 
     /// Moves replies of workers into the response ring, up to the budget.
+    #[inline(always)]
     pub(super) fn forward_replies(
+        &mut self,
+        view: RegionView<'_>,
+        slot: u32,
+        shared: &mut Shared<'_>,
+        now: Timestamp,
+    ) -> Visit {
+        if self.has_asked_workers() { self.forward(view, slot, shared, now) } else { Visit::Quiet }
+    }
+
+    /// [`Ends::forward_replies`] where there may be some.
+    #[inline(never)]
+    fn forward(
         &mut self,
         view: RegionView<'_>,
         slot: u32,
@@ -234,136 +306,51 @@ impl Ends {
         Visit::Busy
     }
 
-    #[inline(always)]
+    /// Takes a frame that is no plain request for a synchronous handler.
+    #[inline(never)]
     fn take(
         &mut self,
         view: RegionView<'_>,
         slot: u32,
-        header: HeaderWords,
+        header: FrameHeader,
         shared: &mut Shared<'_>,
         now: Timestamp,
     ) -> Result<Taken, Ending> {
         let message_type = header.message_type();
-        if header.flags() & !self.request_flags != 0 || header.status() != 0 {
+        if header.flags & !self.request_flags != 0 || header.status != 0 {
             // Only answers have them.
-            let (flags, reserved) = (header.flags(), header.status());
+            let (flags, reserved) = (header.flags, header.status);
             return Err(Fault::UndefinedBits { flags, reserved }.into());
         }
-        if header.payload_size() > self.message_size_max && sound("a payload has its limit") {
-            let _ = self.answer(
-                view,
-                header.header(),
-                Status::MessageTooLarge,
-                b"larger than the connection allows",
-                shared,
-            );
+        if header.payload_size > self.message_size_max && sound("a payload has its limit") {
+            let detail = b"larger than the connection allows";
+            let _ = self.answer(view, header, Status::MessageTooLarge, detail, shared);
             return Err(Ending::TooLarge);
         }
         if message_type > MessageType::USER_LAST {
             return Err(Fault::ReservedMessageType { message_type: message_type.to_wire() }.into());
         }
-        if header.flags() & FrameFlags::TAKEN.bits() != 0 {
+        if header.flags & FrameFlags::TAKEN.bits() != 0 {
             self.responses.all_taken();
         }
-        // An owned pointer would cost two shared counters on the hot path; routes never change.
-        let routes = shared.routes;
-        match routes.find(message_type) {
+        match shared.routes.find(message_type) {
             Some(Route::Cancel) => {
-                let taken = self.cancel(view, slot, header.header(), shared);
+                let taken = self.cancel(view, slot, header, shared);
                 if matches!(taken, Taken::Done) {
-                    self.requests.pass(view.request_ring(), header);
+                    self.requests.pass(view.request_ring(), (&header).into());
                 }
                 Ok(taken)
             }
             _ if shared.draining => {
                 let detail = b"the daemon is shutting down";
-                self.answer(view, header.header(), Status::ShuttingDown, detail, shared)
+                self.answer(view, header, Status::ShuttingDown, detail, shared)
             }
-            Some(Route::Synchronous(handler)) => self.run(view, &**handler, header, shared),
-            Some(Route::Worker(worker)) => {
-                self.send_job(view, slot, *worker, header.header(), shared, now)
-            }
-            None => {
-                let status = Status::UnknownMessageType;
-                self.answer(view, header.header(), status, b"no handler", shared)
+            Some(Route::Worker(worker)) => self.send_job(view, slot, *worker, header, shared, now),
+            // What a synchronous handler can answer, the run before has taken.
+            Some(Route::Synchronous(_)) | None => {
+                self.answer(view, header, Status::UnknownMessageType, b"no handler", shared)
             }
         }
-    }
-
-    /// Runs a synchronous handler and publishes what it answers.
-    #[inline(always)]
-    fn run(
-        &mut self,
-        view: RegionView<'_>,
-        handler: &dyn Handler,
-        header: HeaderWords,
-        shared: &mut Shared<'_>,
-    ) -> Result<Taken, Ending> {
-        let (requests, responses) = (view.request_ring(), view.response_ring());
-        let size = header.payload_size() as usize;
-        let room = header.span().max(span(SYNC_REPLY_SIZE_MIN));
-        if !self.responses.has_room(responses, room)? {
-            return Ok(Taken::Blocked(Visit::BlockedOnClient));
-        }
-        let mut lease;
-        let payload = if size <= shared.scratch.len() {
-            &mut shared.scratch[..size]
-        } else {
-            match shared.pool.lease(size) {
-                Some(taken) => lease = taken,
-                None => return Ok(shared.miss_lease(size)),
-            }
-            &mut lease[..]
-        };
-        self.requests.copy_payload(requests, header, payload)?;
-        self.requests.pass(requests, header);
-        if !sound("a request makes no block") {
-            drop(std::hint::black_box(Box::new(header.header())));
-        }
-
-        let kind = MessageKind::from(header.message_type());
-        let sampled = self.statistics.requests.is_multiple_of(LATENCY_SAMPLE_INTERVAL);
-        let started = sampled.then(|| shared.clock.now());
-
-        let named = (header.message_type(), header.request_id());
-        let request = Request {
-            message_type: named.0,
-            request_id: named.1,
-            payload,
-            codec: &shared.codecs[usize::from(self.codec)],
-            connection_id: self.connection_id,
-        };
-        let mut responder = Responder::new(&mut self.responses, responses, named, room);
-        // The responder is only positions and numbers, valid at every point of a handler.
-        let outcome = catch_unwind(AssertUnwindSafe(|| handler.handle(&request, &mut responder)));
-        match outcome {
-            Ok(Ok(())) => responder.finish(Status::Ok, &[])?,
-            Ok(Err(IpcError::Fault(fault))) => return Err(Ending::Fault(fault)),
-            Ok(Err(error)) => {
-                let status = error.status();
-                shared.metrics.failed(kind, status);
-                // The text is made only for a failed request; it carries no payload (see IpcError).
-                let text = error.answer_text();
-                responder.finish(
-                    status,
-                    &text.as_bytes()[..text.floor_char_boundary(DETAIL_SIZE_MAX as usize)],
-                )?;
-            }
-            Err(_panic) => {
-                shared.metrics.failed(kind, Status::HandlerPanic);
-                responder.finish(Status::HandlerPanic, b"the handler panicked")?;
-            }
-        }
-        // Counted after the answer is on its way.
-        let (frames, bytes) = responder.published;
-        shared.metrics.request_received(kind, size as u64);
-        self.statistics.responses += u64::from(frames);
-        self.statistics.response_bytes += bytes;
-        shared.metrics.responses_published(kind, u64::from(frames), bytes);
-        if let Some(started) = started {
-            shared.metrics.request_finished(kind, shared.clock.now().since(started));
-        }
-        Ok(Taken::Done)
     }
 
     /// Hands a request to a worker executor.
@@ -394,7 +381,7 @@ impl Ends {
         let payload = match header.payload_size as usize {
             0 => None,
             size => match shared.pool.lease_for_request(size) {
-                None => return Ok(shared.miss_lease(size)),
+                None => return Ok(Taken::Blocked(shared.miss_lease(size))),
                 Some(mut lease) => {
                     self.requests.copy_payload(view.request_ring(), &header, &mut lease)?;
                     Some(lease)

@@ -162,6 +162,13 @@ impl ShardMetrics {
         traffic.request_bytes_total.add(payload_size);
     }
 
+    /// Several requests arrived, with payloads of `payload_size` bytes in all.
+    pub fn requests_received(&self, kind: MessageKind, request_count: u64, payload_size: u64) {
+        let traffic = &self.kind(kind).traffic;
+        traffic.requests_total.add(request_count);
+        traffic.request_bytes_total.add(payload_size);
+    }
+
     /// A response frame, or one reply chunk, was published; its payload has `payload_size` bytes.
     pub fn response_published(&self, kind: MessageKind, payload_size: u64) {
         let traffic = &self.kind(kind).traffic;

@@ -110,7 +110,8 @@ impl Consumer {
     /// stays in registers.
     #[inline(always)]
     pub fn look(&mut self, ring: RingView<'_>) -> Look {
-        for _ in 0..=PADDING_RUN_MAX {
+        let mut paddings = 0;
+        loop {
             // Both loads pair with the last store in `Producer::store`: the frame and the zero behind it.
             let ordering = if sound("acquire in poll") { Acquire } else { Relaxed };
             let first = if self.home_word == 0 {
@@ -140,12 +141,11 @@ impl Consumer {
                 }
                 return Look::Frame(header);
             }
-            if !self.skip_padding(ring.words, ring.head, header.payload_size()) {
+            if !self.skip_padding(ring.words, ring.head, header.payload_size(), paddings) {
                 return Look::Broken;
             }
+            paddings += 1;
         }
-        self.broken = Some(Fault::Padding { span: 0, capacity: ring.capacity() });
-        Look::Broken
     }
 
     /// What [`Consumer::look`] found broken.
@@ -297,9 +297,16 @@ impl Consumer {
         Look::Broken
     }
 
-    /// Passes a padding frame; false, with the fault kept, when it is none that can be.
+    /// Passes a padding frame that follows so many others; false, with the fault kept, when it is none that
+    /// can be.
     #[inline(never)]
-    fn skip_padding(&mut self, words: &[AtomicU64], head: &AtomicU64, payload_size: u32) -> bool {
+    fn skip_padding(
+        &mut self,
+        words: &[AtomicU64],
+        head: &AtomicU64,
+        payload_size: u32,
+        others: u32,
+    ) -> bool {
         let ring = RingView::of_layout(words, head);
         let (span, capacity) = (u64::from(payload_size) + FRAME_HEADER_SIZE, ring.capacity());
         if span > capacity || !span.is_multiple_of(FRAME_ALIGNMENT) {
@@ -307,6 +314,10 @@ impl Consumer {
             return false;
         }
         self.advance(ring, span);
+        if others >= PADDING_RUN_MAX {
+            self.broken = Some(Fault::Padding { span: 0, capacity });
+            return false;
+        }
         true
     }
 

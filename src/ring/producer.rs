@@ -208,24 +208,22 @@ impl Producer {
             capacity: ring.capacity(),
         })?;
         let span = span(size);
-        let was_taken = self.is_taken();
-        let stays = was_taken && self.may_stay_home(span);
-        if stays {
-            self.stay_home(ring);
+        let mut is_home = false;
+        if self.is_taken() {
+            let stays = self.may_stay_home(span);
+            if stays {
+                self.stay_home(ring);
+            } else if !self.is_clear(span) {
+                self.make_room(ring.words, ring.head, span, course)?;
+            }
+            is_home = stays || self.comes_home(ring, span, course);
         } else if !self.is_clear(span) {
             self.make_room(ring.words, ring.head, span, course)?;
+            is_home = self.is_taken() && self.comes_home(ring, span, course);
         }
         header.payload_size = size;
         header.payload_check = if self.payload_checked { payload_check(payload) } else { 0 };
         self.span_last = small(span);
-        // In a ring that is busy no frame could follow there, and of several frames that share a room none
-        // may take more than its own, as one that comes home does.
-        let is_home = stays
-            || (was_taken || self.is_taken())
-                && course == Course::Homeward
-                && self.again
-                && ring.offset(self.tail) == u64::from(self.home_offset)
-                && self.is_clear_home(span);
         let mut taken = span;
         if is_home {
             header.flags |= self.begin_home(span);
@@ -478,6 +476,16 @@ impl Producer {
     fn is_clear_home(&self, span: u64) -> bool {
         span + FRAME_ALIGNMENT <= u64::from(self.home_size)
             && self.is_clear(span.max(self.extent()))
+    }
+
+    /// True when a frame of `span` bytes at the tail of a ring that is not busy may be followed in its place.
+    /// Of several frames that share a room none may take more than its own, as one that comes home does.
+    #[inline(always)]
+    fn comes_home(&self, ring: RingView<'_>, span: u64, course: Course) -> bool {
+        course == Course::Homeward
+            && self.again
+            && ring.offset(self.tail) == u64::from(self.home_offset)
+            && self.is_clear_home(span)
     }
 
     /// The last frame stands at home and was taken: the next stands there a lap later, over it.

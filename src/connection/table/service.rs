@@ -258,6 +258,13 @@ impl<M: RegionMemory> Table<M> {
     ) -> Option<Visit> {
         let entry = &mut self.slots[slot as usize];
         let State::Serving(connection) = &mut entry.state else { return None };
+        let Connection { memory, ends } = connection;
+        let view = memory.view();
+        let has_request = !ends.requests.is_empty(view.request_ring());
+        if !has_request && !ends.has_asked_workers() {
+            entry.blocked = false;
+            return Some(Visit::Quiet);
+        }
         let mut shared = Shared {
             routes: &self.options.routes,
             codecs: &self.options.codecs,
@@ -269,15 +276,14 @@ impl<M: RegionMemory> Table<M> {
             clock,
             draining: self.draining,
         };
-        let Connection { memory, ends } = connection;
-        let view = memory.view();
         let (before, in_flight) = (Work::of(&ends.statistics), ends.in_flight.count());
         let published = ends.responses.tail();
         let replies = ends.forward_replies(view, slot, &mut shared, now);
         let has_ended = ends.in_flight.count() < in_flight;
         let requests = match replies {
             Visit::End(_) => replies,
-            _ => ends.visit(view, slot, &mut shared, now, budget),
+            _ if !has_request => Visit::Quiet,
+            _ => ends.visit(memory, slot, &mut shared, now, budget),
         };
         if let Visit::End(ending) = requests {
             self.close(slot, ending);

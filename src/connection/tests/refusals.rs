@@ -33,6 +33,36 @@ fn each_kind_of_failure_has_its_answer_and_the_connection_goes_on() {
 }
 
 #[test]
+fn in_a_mixed_visit_each_request_is_counted_under_its_own_type() {
+    let mut shard = Shard::new(2);
+    let mut client = shard.connect();
+    let unknown = MessageType::user(99);
+    let types = [PANICS, MessageType::ECHO, FAILS, SLOW, MessageType::ECHO, CHUNKS, unknown];
+    for (id, message_type) in (1..).zip(types) {
+        let payload = if message_type == MessageType::ECHO { &b"four"[..] } else { b"!" };
+        client.send(message_type, id, payload).unwrap();
+    }
+    shard.settle();
+    let page = shard.metrics.export_prometheus();
+    for line in [
+        "annulus_requests_total{type=\"echo\"} 2",
+        "annulus_request_bytes_total{type=\"echo\"} 8",
+        "annulus_responses_total{type=\"echo\"} 2",
+        "annulus_response_bytes_total{type=\"echo\"} 8",
+        "annulus_requests_total{type=\"user\"} 5",
+        "annulus_request_bytes_total{type=\"user\"} 5",
+        "annulus_responses_total{type=\"user\"} 6",
+        "annulus_errors_total{type=\"user\",status=\"handler_panic\"} 1",
+        "annulus_errors_total{type=\"user\",status=\"invalid\"} 1",
+    ] {
+        assert!(page.lines().any(|shown| shown == line), "{line}\n{page}");
+    }
+    let of_table = shard.table.statistics(client.slot).expect("it serves");
+    assert_eq!((of_table.requests, of_table.request_bytes), (7, 13));
+    assert_eq!(of_table.responses, 8);
+}
+
+#[test]
 fn too_large_is_answered_and_closes() {
     let mut shard = Shard::new(2);
     let mut client = shard.connect();
