@@ -23,7 +23,7 @@ const PREFETCH_AHEAD_MAX: u64 = 1024;
 /// with these, room for two answers of 4 KiB, of which a daemon makes sure before it takes a request.
 const ROOM_TO_START_OVER: u64 = 2 * PAGE_SIZE;
 
-/// For about how many pages a busy ring remembers what was under way.
+/// For about how many pages, at most, a ring remembers what was under way.
 const PAGES_REMEMBERED: u32 = 64;
 
 /// Why a frame was not published. Nothing was written.
@@ -99,7 +99,7 @@ pub struct Producer {
     span_last: u32,
     /// Where the last padding ends.
     padded_until: Position,
-    /// The most bytes that were lately under way at the end of a page.
+    /// The most bytes that were lately under way, at the end of a page or when there was no room.
     under_way_most: u32,
     /// Fill in and let the peer verify [`payload_check`].
     payload_checked: bool,
@@ -355,16 +355,24 @@ impl Producer {
         let to_end = capacity - ring.offset(self.tail);
         if span > to_end {
             if to_end + FRAME_ALIGNMENT > self.free_size(ring) {
-                return Err(PublishError::Full);
+                return Err(self.full());
             }
             self.store_padding(ring, to_end);
         }
         // Space is clear to the end of the page on which this frame ends.
         self.clear_until = self.clear_end(ring, span);
         if span + FRAME_ALIGNMENT > self.free_size(ring) {
-            return Err(PublishError::Full);
+            return Err(self.full());
         }
         Ok(())
+    }
+
+    /// A frame found no room. If it was padding that took it, next time there is less of that.
+    #[cold]
+    fn full(&mut self) -> PublishError {
+        let under_way = self.tail.since(self.head).min(self.tail.since(self.padded_until));
+        self.under_way_most = self.under_way_most.max(small(under_way));
+        PublishError::Full
     }
 
     /// True when frames of up to `span` bytes in all are sure to be taken, without a look at the
@@ -520,9 +528,14 @@ impl Producer {
         {
             return;
         }
+        // One that is often busy will soon have as much under way again.
+        let room = match self.note_under_way(0) {
+            0 => needed,
+            most => most + 2 * needed + ROOM_TO_START_OVER,
+        };
         let distance = self.distance_home(ring);
         // What lies behind us is not free before the consumer has passed the padding.
-        if distance != 0 && distance + needed <= self.free_size(ring) {
+        if distance != 0 && distance + room <= self.free_size(ring) {
             self.store_padding(ring, distance);
         }
     }
@@ -543,21 +556,27 @@ impl Producer {
             // What is under way is padding, most of it.
             return;
         }
-        // A window that is almost taken now is likely to be filled again.
-        let lately = self.under_way_most - self.under_way_most / PAGES_REMEMBERED;
-        self.under_way_most = small(under_way).max(lately);
+        let most = self.note_under_way(under_way);
         let distance = if needed <= u64::from(self.home_size) {
             self.distance_home(ring)
         } else {
             ring.capacity() - ring.offset(self.tail)
         };
-        let room = u64::from(self.under_way_most) + 2 * needed + ROOM_TO_START_OVER;
+        let room = most + 2 * needed + ROOM_TO_START_OVER;
         let is_free = distance + room <= self.free_size(ring)
             || !sound("a busy ring starts over in free space");
         // Where little of the lap is left, nothing is saved.
         if distance > ring.capacity() / 2 && is_free {
             self.store_padding(ring, distance);
         }
+    }
+
+    /// At the end of a page, with so many bytes under way: gives the most that lately were. A window that is
+    /// almost taken now is likely to be filled again.
+    fn note_under_way(&mut self, bytes: u64) -> u64 {
+        let forgotten = (self.under_way_most / PAGES_REMEMBERED).max(small(FRAME_ALIGNMENT));
+        self.under_way_most = self.under_way_most.saturating_sub(forgotten).max(small(bytes));
+        self.under_way_most.into()
     }
 
     /// A frame of `span` bytes has been published, and another like it would have to go home first.

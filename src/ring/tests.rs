@@ -391,6 +391,41 @@ fn a_window_that_was_almost_taken_has_its_room_when_it_is_filled_again() {
 }
 
 #[test]
+fn a_batch_finds_room_in_an_empty_ring_wherever_that_stands() {
+    let answer = span(SYNC_REPLY_SIZE_MIN);
+    for (capacity, count, size) in [(1 << 15, 32, 64), (1 << 24, 20, 64), (1 << 24, 16, 1024)] {
+        for home in homes_of_a_region(capacity) {
+            let memory = Memory::new(capacity, home);
+            let ring = memory.view();
+            let mut producer = Producer::new(home, false).again(true);
+            let mut consumer = Consumer::new(home, false).again(true);
+            let mut shortened = 0;
+            for _ in 0..500 {
+                for _ in 0..count {
+                    producer.hold();
+                    let has_room = producer.has_room(ring, answer).unwrap();
+                    if !has_room || producer.publish(ring, request(0), &vec![1; size]).is_err() {
+                        shortened += 1;
+                        break;
+                    }
+                }
+                producer.reveal(ring);
+                while take(&mut consumer, ring).unwrap().is_some() {}
+            }
+            assert!(shortened <= 1, "{shortened} batches of {count} times {size} bytes");
+            // One at a time, it is soon at home again.
+            for _ in 0..20_000 {
+                producer.all_taken();
+                producer.publish(ring, request(0), &vec![1; size]).unwrap();
+                while take(&mut consumer, ring).unwrap().is_some() {}
+            }
+            let from = Position(producer.tail().0 - span(size as u32));
+            assert_eq!(ring.offset(from), home.offset, "{size} bytes");
+        }
+    }
+}
+
+#[test]
 fn one_frame_at_a_time_stands_where_the_last_one_did() {
     for home in homes(1 << 16) {
         let memory = Memory::new(1 << 16, home);
