@@ -12,7 +12,7 @@ pub fn crc32c(bytes: &[u8]) -> u32 {
 }
 
 /// CRC-32C of four words and a half, each in little-endian order: 36 bytes.
-#[inline]
+#[inline(always)]
 #[must_use]
 pub fn crc32c_words(words: [u64; 4], half: u32) -> u32 {
     #[cfg(all(target_arch = "x86_64", not(miri)))]
@@ -31,7 +31,7 @@ pub fn crc32c_words(words: [u64; 4], half: u32) -> u32 {
 ///
 /// The processor must have SSE 4.2.
 #[cfg(all(target_arch = "x86_64", not(miri)))]
-#[inline]
+#[inline(always)]
 unsafe fn sse42(words: [u64; 4], half: u32) -> u32 {
     let mut crc = u64::from(u32::MAX);
     // SAFETY: the instruction is there, as the caller promises; it changes one register.

@@ -96,8 +96,6 @@ pub struct Responder<'r> {
 /// How far an answer is.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stage {
-    /// No handler is at work.
-    Rest,
     /// Nothing of it is published.
     Open,
     /// A part of it is.
@@ -114,7 +112,8 @@ impl<'r> Responder<'r> {
             ring,
             request_id: 0,
             message_type: MessageType::PADDING,
-            stage: Stage::Rest,
+            // No request is being answered.
+            stage: Stage::Finished,
             room: 0,
             frames: 0,
             bytes: 0,
@@ -128,17 +127,6 @@ impl<'r> Responder<'r> {
         self.request_id = request_id;
         self.stage = Stage::Open;
         self.room = room;
-    }
-
-    /// The request is done with.
-    #[inline(always)]
-    pub(super) fn rest(&mut self) {
-        self.stage = Stage::Rest;
-    }
-
-    /// True between [`Responder::begin`] and [`Responder::rest`].
-    pub(super) fn is_at_work(&self) -> bool {
-        self.stage != Stage::Rest
     }
 
     /// Frames published since this was last asked, and their bytes.

@@ -19,7 +19,8 @@ use crate::ring::{Look, PublishError, RingView};
 use crate::sync::sound;
 use crate::wire::{Fault, FrameFlags, FrameHeader, HeaderWords, MessageType, Status, span};
 
-/// One in this many requests is timed: reading the clock twice costs as much as serving a small one.
+/// One in this many synchronous requests is timed: reading the clock twice costs as much as serving
+/// a small one.
 const LATENCY_SAMPLE_INTERVAL: u64 = 64;
 
 /// What a visit found.
@@ -306,7 +307,7 @@ impl Ends {
         Visit::Busy
     }
 
-    /// Takes a frame that is no plain request for a synchronous handler.
+    /// Takes a frame that a run has left.
     #[inline(never)]
     fn take(
         &mut self,

@@ -176,7 +176,11 @@ impl Consumer {
         target: &mut [u8],
     ) -> Result<(), Fault> {
         let header = header.into();
-        assert_eq!(target.len(), header.payload_size() as usize);
+        // Not `assert_eq`, which would keep both numbers in memory for its text.
+        assert!(
+            target.len() == header.payload_size() as usize,
+            "the target has the payload's size"
+        );
         copy_out(&ring.words[ring.index(self.head) + HEADER_WORDS..], target);
         if self.payload_checked { header.check_payload(target) } else { Ok(()) }
     }

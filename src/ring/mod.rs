@@ -29,7 +29,7 @@
 //!
 //! A quiet connection should touch one page. Each ring has a *home*, a stretch that lies on the page
 //! of the shared header. A producer that comes to the end of a page and finds the ring empty goes
-//! back home with a padding frame, as long as the next frame fits there; where the consumer looks on
+//! back home with a padding frame, as long as the next frame fits there, and a batch if there lately was one; where the consumer looks on
 //! by itself, already when only the frame just published is left. A busy ring walks on; but as soon as home
 //! and some pages behind it are free, it starts over there. So it uses about twice what is under way.
 //!

@@ -19,12 +19,16 @@ const PREFETCH_SIZE_MAX: u64 = 20 * FRAME_ALIGNMENT;
 const PREFETCH_FRAMES: u64 = 3;
 const PREFETCH_AHEAD_MAX: u64 = 1024;
 
-/// What is to be free where a busy ring starts over, in bytes, beside as much as was under way and two frames:
+/// What is to be free where a busy ring starts over, or one that often is goes home, in bytes, beside as much as was under way and two frames:
 /// with these, room for two answers of 4 KiB, of which a daemon makes sure before it takes a request.
 const ROOM_TO_START_OVER: u64 = 2 * PAGE_SIZE;
 
-/// For about how many pages, at most, a ring remembers what was under way.
+/// At the end of each page a ring forgets one part in so many of what was under way, and at least one unit.
 const PAGES_REMEMBERED: u32 = 64;
+
+/// Most bytes for which an empty ring leaves room beside the next frame: it walks no further than these and
+/// [`ROOM_TO_START_OVER`] before it goes home.
+const BATCH_MAX: u64 = 16 * PAGE_SIZE;
 
 /// Why a frame was not published. Nothing was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -48,8 +52,7 @@ pub enum PublishError {
 /// Where a producer that has come to the end of a page goes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Course {
-    /// Home, if the ring is empty and the frame fits there; of a ring that is busy, see
-    /// [`Producer::start_over`].
+    /// Home: of an empty ring see [`Producer::go_home`], of a busy one [`Producer::start_over`].
     Homeward,
     /// On, whatever the ring holds.
     Onward,
@@ -253,7 +256,7 @@ impl Producer {
     }
 
     /// Shows the consumer every frame that was held back, with one store, or two.
-    #[inline]
+    #[inline(always)]
     pub fn reveal(&mut self, ring: RingView<'_>) {
         self.holding = false;
         if self.held_word != 0 {
@@ -367,11 +370,15 @@ impl Producer {
         Ok(())
     }
 
-    /// A frame found no room. If it was padding that took it, next time there is less of that.
+    /// A frame found no room. If it was padding that took it, next time some more is left.
     #[cold]
     fn full(&mut self) -> PublishError {
-        let under_way = self.tail.since(self.head).min(self.tail.since(self.padded_until));
-        self.under_way_most = self.under_way_most.max(small(under_way));
+        let since_padding = self.tail.since(self.padded_until);
+        if since_padding < self.tail.since(self.head) {
+            // How much more would have come, nobody knows.
+            let most = since_padding.max(PAGE_SIZE);
+            self.under_way_most = self.under_way_most.max(small(most));
+        }
         PublishError::Full
     }
 
@@ -521,17 +528,17 @@ impl Producer {
     }
 
     /// The ring is empty: when the page ends before the next frame of `span` bytes does, starts again
-    /// at home.
+    /// at home, if that leaves room for what lately was under way. Not for that where no frame stays at home:
+    /// such a ring would walk over more pages for one request at a time.
     fn go_home(&mut self, ring: RingView<'_>, span: u64) {
         let needed = span + FRAME_ALIGNMENT;
         if needed > u64::from(self.home_size) || needed <= self.clear_end(ring, 0).since(self.tail)
         {
             return;
         }
-        // One that is often busy will soon have as much under way again.
         let room = match self.note_under_way(0) {
-            0 => needed,
-            most => most + 2 * needed + ROOM_TO_START_OVER,
+            most if most > 0 && self.again => most.min(BATCH_MAX) + 2 * needed + ROOM_TO_START_OVER,
+            _ => needed,
         };
         let distance = self.distance_home(ring);
         // What lies behind us is not free before the consumer has passed the padding.
@@ -703,7 +710,7 @@ impl Producer {
     /// The next frame then has its zero already. Stored once more before the frame is shown, it held up
     /// everything behind it: stores come out in their order (TSO), and the consumer's prefetcher had
     /// fetched that line. Without that, 64 bytes: 1.90 → 1.51 times the limit.
-    #[inline]
+    #[inline(always)]
     fn claim_ahead(&mut self, ring: RingView<'_>, span: u64) {
         if !self.is_clear(2 * FRAME_ALIGNMENT) {
             return;

@@ -393,7 +393,8 @@ fn a_window_that_was_almost_taken_has_its_room_when_it_is_filled_again() {
 #[test]
 fn a_batch_finds_room_in_an_empty_ring_wherever_that_stands() {
     let answer = span(SYNC_REPLY_SIZE_MIN);
-    for (capacity, count, size) in [(1 << 15, 32, 64), (1 << 24, 20, 64), (1 << 24, 16, 1024)] {
+    let batches = [(1 << 15, 32, 64), (1 << 24, 20, 64), (1 << 24, 2, 64), (1 << 24, 16, 1024)];
+    for (capacity, count, size) in batches {
         for home in homes_of_a_region(capacity) {
             let memory = Memory::new(capacity, home);
             let ring = memory.view();

@@ -14,7 +14,7 @@ pub fn header_check(header: &FrameHeader, position: Position) -> u32 {
 }
 
 /// [`header_check`] of a header's four words; the upper half of the last is the check itself.
-#[inline]
+#[inline(always)]
 pub(super) fn words_check(words: [u64; 4], position: Position) -> u32 {
     #[expect(clippy::cast_possible_truncation, reason = "the lower half is the payload's check")]
     let payload_check = words[3] as u32;

@@ -198,7 +198,7 @@ impl FrameHeader {
     }
 
     /// The header's four words, with its check computed for `position`.
-    #[inline]
+    #[inline(always)]
     #[must_use]
     pub fn sealed(self, position: Position) -> [u64; 4] {
         let mut words: [u64; 4] = zerocopy::transmute!(self);
