@@ -231,7 +231,7 @@ impl<'s> Run<'_, 's> {
     /// Ends the answer to a request that failed.
     #[cold]
     fn end(&mut self, status: Status, text: &str) -> Result<(), Ending> {
-        // Errors are a part of the requests.
+        // After the requests before it; this one is counted with the next.
         self.count();
         self.shared.metrics.failed(MessageKind::from(self.message_type), status);
         let detail = &text.as_bytes()[..text.floor_char_boundary(DETAIL_SIZE_MAX as usize)];

@@ -29,9 +29,11 @@
 //!
 //! A quiet connection should touch one page. Each ring has a *home*, a stretch that lies on the page
 //! of the shared header. A producer that comes to the end of a page and finds the ring empty goes
-//! back home with a padding frame, as long as the next frame fits there, and a batch if there lately was one; where the consumer looks on
+//! back home with a padding frame, as long as the next frame fits there; where the consumer looks on
 //! by itself, already when only the frame just published is left. A busy ring walks on; but as soon as home
-//! and some pages behind it are free, it starts over there. So it uses about twice what is under way.
+//! and some pages behind it are free, it starts over there. So it uses about twice what is under way. Where
+//! frames may follow each other at home (below), a ring that lately was busy leaves room for as much again,
+//! up to 64 KiB, before it goes home.
 //!
 //! Where both sides have agreed on it ([`Producer::again`]), a frame may follow another *in its place* at home, as soon as
 //! the consumer is known to have taken that one. One request at a time then always travels in the same lines, and 1 KiB of it

@@ -1,7 +1,7 @@
 //! The ring against an oracle, at its bounds, and against a peer that lies.
 #![allow(clippy::cast_possible_truncation, reason = "payload bytes made from counters")]
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 
 use super::*;
 use crate::limits::{HOME_SIZE, PAGE_SIZE, SYNC_REPLY_SIZE_MIN};
@@ -401,7 +401,8 @@ fn a_batch_finds_room_in_an_empty_ring_wherever_that_stands() {
             let mut producer = Producer::new(home, false).again(true);
             let mut consumer = Consumer::new(home, false).again(true);
             let mut shortened = 0;
-            for _ in 0..500 {
+            let rounds = 5_000;
+            for _ in 0..rounds {
                 for _ in 0..count {
                     producer.hold();
                     let has_room = producer.has_room(ring, answer).unwrap();
@@ -413,7 +414,9 @@ fn a_batch_finds_room_in_an_empty_ring_wherever_that_stands() {
                 producer.reveal(ring);
                 while take(&mut consumer, ring).unwrap().is_some() {}
             }
-            assert!(shortened <= 1, "{shortened} batches of {count} times {size} bytes");
+            // The first, and what is forgotten where most page ends meet no batch.
+            let allowed = 1 + rounds / 400;
+            assert!(shortened <= allowed, "{shortened} batches of {count} times {size} bytes");
             // One at a time, it is soon at home again.
             for _ in 0..20_000 {
                 producer.all_taken();
@@ -423,6 +426,33 @@ fn a_batch_finds_room_in_an_empty_ring_wherever_that_stands() {
             let from = Position(producer.tail().0 - span(size as u32));
             assert_eq!(ring.offset(from), home.offset, "{size} bytes");
         }
+    }
+}
+
+#[test]
+fn after_many_large_frames_small_ones_keep_to_some_pages() {
+    let capacity = 1 << 24;
+    // Where a frame may follow another at home, as many pages as a batch may take.
+    for (home, again, pages_max) in homes_of_a_region(capacity)
+        .into_iter()
+        .flat_map(|home| [(home, false, 4), (home, true, 16 + 6)])
+    {
+        let memory = Memory::new(capacity, home);
+        let ring = memory.view();
+        let mut producer = Producer::new(home, false).again(again);
+        let mut consumer = Consumer::new(home, false).again(again);
+        for _ in 0..3 {
+            while producer.publish(ring, request(0), &vec![1; 1 << 18]).is_ok() {}
+            while take(&mut consumer, ring).unwrap().is_some() {}
+        }
+        let mut pages = HashSet::new();
+        for _ in 0..5_000 {
+            producer.publish(ring, request(0), &[1; 64]).unwrap();
+            while take(&mut consumer, ring).unwrap().is_some() {}
+            let from = Position(producer.tail().0 - span(64));
+            pages.insert((ring.offset(from) + home.phase) / PAGE_SIZE);
+        }
+        assert!(pages.len() <= pages_max, "{} pages, again: {again}", pages.len());
     }
 }
 

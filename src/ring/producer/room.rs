@@ -11,15 +11,17 @@ use crate::sync::Ordering::Acquire;
 use crate::sync::{AtomicU64, sound};
 use crate::wire::{Fault, Position};
 
-/// What is to be free where a busy ring starts over, or one that often is goes home, in bytes, beside as much as was under way and two frames:
-/// with these, room for two answers of 4 KiB, of which a daemon makes sure before it takes a request.
+/// What is to be free where a busy ring starts over, or one that often is goes home, in bytes, beside as
+/// much as was under way and two frames: with these, room for two answers of 4 KiB, of which a daemon makes
+/// sure before it takes a request.
 const ROOM_TO_START_OVER: u64 = 2 * PAGE_SIZE;
 
-/// At the end of each page a ring forgets one part in so many of what was under way, and at least one unit.
+/// At the end of each page, once or twice, a ring forgets one part in so many of what was under way, and at
+/// least one unit.
 const PAGES_REMEMBERED: u32 = 64;
 
-/// Most bytes for which an empty ring leaves room beside the next frame: it walks no further than these and
-/// [`ROOM_TO_START_OVER`] before it goes home.
+/// Most bytes for which an empty ring leaves room beside the next frame: it walks no further than these,
+/// [`ROOM_TO_START_OVER`] and a page or two before it goes home.
 const BATCH_MAX: u64 = 16 * PAGE_SIZE;
 
 /// Where a producer that has come to the end of a page goes.
@@ -67,17 +69,19 @@ impl Producer {
             }
             self.store_padding(ring, to_end);
         }
-        // Space is clear to the end of the page on which this frame ends.
-        self.clear_until = self.clear_end(ring, span);
         if span + FRAME_ALIGNMENT > self.free_size(ring) {
             return Err(self.full());
         }
+        // Space is clear to the end of the page on which this frame ends.
+        self.clear_until = self.clear_end(ring, span);
         Ok(())
     }
 
     /// A frame found no room. If it was padding that took it, next time some more is left.
     #[cold]
     fn full(&mut self) -> PublishError {
+        // What is free for a shorter frame is looked at anew.
+        self.clear_until = self.tail;
         let since_padding = self.tail.since(self.padded_until);
         if since_padding < self.tail.since(self.head) {
             // How much more would have come, nobody knows.
