@@ -88,13 +88,14 @@ impl CacheLine {
 /// The client's side. The stamp in the payload's first word is the sequence number.
 impl Subject for CacheLine {
     #[inline]
-    fn round_trip(&mut self, payload: &[u8], answer: &mut [u8]) -> Result<(), BenchError> {
+    fn round_trip(&mut self, payload: &[u8], answer: &mut Vec<u8>) -> Result<(), BenchError> {
         let sequence = word_of(payload);
         let response = self.response();
         self.request().publish(payload);
         if !response.poll(sequence) {
             return Err(BenchError::Silent { who: "cache-line responder" });
         }
+        answer.resize(self.size, 0);
         response.copy_out(sequence, answer);
         Ok(())
     }

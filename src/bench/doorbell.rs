@@ -46,8 +46,9 @@ impl Doorbells {
 /// which keeps the bookkeeping equal to that of a subject that carries it.
 impl Subject for Doorbells {
     #[inline]
-    fn round_trip(&mut self, payload: &[u8], answer: &mut [u8]) -> Result<(), BenchError> {
-        answer.copy_from_slice(payload);
+    fn round_trip(&mut self, payload: &[u8], answer: &mut Vec<u8>) -> Result<(), BenchError> {
+        answer.clear();
+        answer.extend_from_slice(payload);
         let first = answer.first_chunk_mut().expect("a payload has a word");
         ring(&self.request, u64::from_ne_bytes(*first))?;
         let found = wait(&self.response)?;

@@ -8,15 +8,12 @@ use crate::wire::MessageType;
 
 /// A connection that sends a payload to the daemon and gets it back.
 #[derive(Debug)]
-pub(super) struct Echo {
-    connection: Connection,
-    received: Vec<u8>,
-}
+pub(super) struct Echo(Connection);
 
 impl Echo {
     pub(super) fn connect(options: &ConnectOptions, wait: WaitPolicy) -> Result<Self, BenchError> {
         let connection = Connection::connect(&options.clone().wait(wait));
-        Ok(Self { connection: connection.map_err(BenchError::subject)?, received: Vec::new() })
+        connection.map(Self).map_err(BenchError::subject)
     }
 }
 
@@ -24,11 +21,8 @@ impl Subject for Echo {
     /// Without a deadline, which would read the clock twice: the daemon's life is bounded instead
     /// ([`DaemonProcess::start`](super::DaemonProcess::start)), and its end ends the wait.
     #[inline]
-    fn round_trip(&mut self, payload: &[u8], answer: &mut [u8]) -> Result<(), BenchError> {
-        self.connection
-            .call(MessageType::ECHO, payload, &mut self.received)
-            .map_err(BenchError::subject)?;
-        copy_answer(&self.received, answer)
+    fn round_trip(&mut self, payload: &[u8], answer: &mut Vec<u8>) -> Result<(), BenchError> {
+        self.0.call(MessageType::ECHO, payload, answer).map_err(BenchError::subject)
     }
 }
 
@@ -43,17 +37,9 @@ impl AsyncEcho {
 }
 
 impl Subject for AsyncEcho {
-    fn round_trip(&mut self, payload: &[u8], answer: &mut [u8]) -> Result<(), BenchError> {
+    fn round_trip(&mut self, payload: &[u8], answer: &mut Vec<u8>) -> Result<(), BenchError> {
         let received = block_on(self.0.call_async(MessageType::ECHO, payload));
-        copy_answer(&received.map_err(BenchError::subject)?, answer)
+        *answer = received.map_err(BenchError::subject)?;
+        Ok(())
     }
-}
-
-#[inline]
-fn copy_answer(received: &[u8], answer: &mut [u8]) -> Result<(), BenchError> {
-    if received.len() != answer.len() {
-        return Err(BenchError::AnswerSize { size: received.len(), expected: answer.len() });
-    }
-    answer.copy_from_slice(received);
-    Ok(())
 }

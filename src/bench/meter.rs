@@ -9,7 +9,8 @@ use super::{BenchError, Pinned, Samples, stamp_payload, stamps_of};
 ///
 /// The daemon's client is one; so are the limits that it is compared with.
 pub trait Subject {
-    /// Sends `payload` and waits until `answer`, of the same length, holds its echo.
+    /// Sends `payload` and waits until `answer`, which is overwritten, is its echo. It comes with what
+    /// it held last, so nobody need allocate, nor copy into it from a buffer of his own.
     ///
     /// The caller stamps the first and the last 8 bytes of every payload with the number of the
     /// operation, which is never zero and rises by one, and checks both in the answer.
@@ -17,7 +18,7 @@ pub trait Subject {
     /// # Errors
     ///
     /// Any error ends the case: an answer that does not come must become one within a bounded time.
-    fn round_trip(&mut self, payload: &[u8], answer: &mut [u8]) -> Result<(), BenchError>;
+    fn round_trip(&mut self, payload: &[u8], answer: &mut Vec<u8>) -> Result<(), BenchError>;
 }
 
 /// Something that can perform a burst of operations and record what each took.
@@ -160,6 +161,10 @@ impl<'s, S: Subject> Exchange<'s, S> {
 
         self.subject.round_trip(&self.payload, &mut self.answer)?;
 
+        if self.answer.len() != self.payload.len() {
+            let (size, expected) = (self.answer.len(), self.payload.len());
+            return Err(BenchError::AnswerSize { size, expected });
+        }
         match stamps_of(&self.answer).into_iter().find(|&found| found != self.stamp) {
             Some(found) => Err(BenchError::WrongAnswer { stamp: self.stamp, found }),
             None => Ok(()),
@@ -186,9 +191,10 @@ mod tests {
     }
 
     impl Subject for Echo {
-        fn round_trip(&mut self, payload: &[u8], answer: &mut [u8]) -> Result<(), BenchError> {
+        fn round_trip(&mut self, payload: &[u8], answer: &mut Vec<u8>) -> Result<(), BenchError> {
             self.calls += 1;
             let kept = payload.len() - if self.calls == self.torn_at { 8 } else { 0 };
+            answer.resize(payload.len(), 0);
             answer[..kept].copy_from_slice(&payload[..kept]);
             Ok(())
         }

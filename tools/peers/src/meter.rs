@@ -79,7 +79,8 @@ struct PingPong<'l>(&'l mut dyn Link);
 
 impl Subject for PingPong<'_> {
     #[inline]
-    fn round_trip(&mut self, payload: &[u8], answer: &mut [u8]) -> Result<(), BenchError> {
+    fn round_trip(&mut self, payload: &[u8], answer: &mut Vec<u8>) -> Result<(), BenchError> {
+        answer.resize(payload.len(), 0);
         self.0.round_trip(payload, answer).map_err(|error| BenchError::Subject(error.into()))
     }
 }
