@@ -1,5 +1,5 @@
-//! What does a whole round trip cost without a kernel in it: on one thread, where no line travels, and
-//! between two, where every line does?
+//! What does a whole round trip cost without a kernel in it: on one thread, where no line travels, one at a
+//! time or in runs, and between two, where every line does? What does a turn cost that finds nothing?
 //!
 //! The daemon's side is the shard's real state machine, [`Table`], with its echo handler, over a region
 //! on the heap. Between two threads both poll; they are not pinned here, so `annulus bench` has the
@@ -13,17 +13,21 @@ use std::time::{Instant, SystemTime};
 
 use annulus::connection::{Clock, NewConnection, Routes, Table, TableOptions, Timestamp};
 use annulus::connection::{Request, Responder, Route};
+use annulus::limits::FRAMES_PER_VISIT;
 use annulus::metrics::{BuildInfo, Metrics, MetricsOptions};
 use annulus::pool::{BufferPool, PoolSizes};
 use annulus::protocol::{Codec, JsonCodec};
 use annulus::region::{RegionLayout, RegionMemory, RegionView};
-use annulus::ring::{Consumer, Producer};
+use annulus::ring::{Consumer, Producer, PublishError};
 use annulus::sync::AtomicU64;
 use annulus::wire::{Fault, Features, FrameHeader, MessageType};
-use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
-const LAYOUT: RegionLayout = RegionLayout::new(1 << 14, 1 << 14);
+/// Room for a run of the largest.
+const LAYOUT: RegionLayout = RegionLayout::new(1 << 19, 1 << 19);
 const SIZES: [usize; 3] = [64, 1024, 4096];
+/// Requests of a run: as many as a visit takes of those of 64 bytes.
+const RUN_LENGTH: u32 = FRAMES_PER_VISIT;
 
 /// Memory that both sides hold.
 #[derive(Clone)]
@@ -85,7 +89,7 @@ impl Shard {
         let connection = NewConnection {
             memory: region,
             layout: LAYOUT,
-            features: Features::empty(),
+            features: Features::HOME_AGAIN,
             codec: 0,
             connection_id: 1,
         };
@@ -111,16 +115,25 @@ struct Client {
 
 impl Client {
     fn new(region: HeapRegion) -> Self {
-        let requests = Producer::new(LAYOUT.request_home(), false);
-        let responses = Consumer::new(LAYOUT.response_home(), false);
+        let requests = Producer::new(LAYOUT.request_home(), false).again(true);
+        let responses = Consumer::new(LAYOUT.response_home(), false).again(true);
         Self { region, requests, responses, next_id: 1, answer: Vec::new() }
     }
 
     fn send(&mut self, payload: &[u8]) {
+        assert!(self.try_send(payload), "the ring has room");
+    }
+
+    /// False when the ring has no room.
+    fn try_send(&mut self, payload: &[u8]) -> bool {
         let header = FrameHeader::request(MessageType::ECHO, self.next_id);
-        self.next_id += 1;
         let ring = self.region.view().request_ring();
-        self.requests.publish(ring, header, payload).expect("the ring has room");
+        match self.requests.publish(ring, header, payload) {
+            Ok(()) => self.next_id += 1,
+            Err(PublishError::Full) => return false,
+            Err(error) => panic!("{error}"),
+        }
+        true
     }
 
     fn try_receive(&mut self) -> bool {
@@ -150,6 +163,43 @@ fn on_one_thread(criterion: &mut Criterion) {
         });
     }
     group.finish();
+}
+
+/// Of many requests in a row, each: what a visit costs once counts little.
+fn in_runs(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("round_trip/in_runs");
+    group.throughput(Throughput::Elements(RUN_LENGTH.into()));
+    for size in SIZES {
+        let region = HeapRegion::new();
+        let (mut shard, mut client) = (Shard::serving(region.clone()), Client::new(region));
+        let payload = vec![0xA5; size];
+        group.bench_function(BenchmarkId::from_parameter(size), |bencher| {
+            bencher.iter(|| {
+                let (mut sent, mut answered) = (0, 0);
+                while answered < RUN_LENGTH {
+                    while sent < RUN_LENGTH && client.try_send(black_box(&payload)) {
+                        sent += 1;
+                    }
+                    shard.turn();
+                    let before = answered;
+                    while client.try_receive() {
+                        answered += 1;
+                    }
+                    assert!(answered > before, "a turn answers");
+                }
+            });
+        });
+    }
+    group.finish();
+}
+
+/// A turn that finds nothing: how late a shard that polls one connection sees its next request.
+fn quiet_turn(criterion: &mut Criterion) {
+    let mut shard = Shard::serving(HeapRegion::new());
+    let now = shard.clock.now();
+    criterion.bench_function("round_trip/quiet_turn", |bencher| {
+        bencher.iter(|| shard.table.turn(black_box(now), &shard.clock));
+    });
 }
 
 fn between_two_threads(criterion: &mut Criterion) {
@@ -183,5 +233,5 @@ fn between_two_threads(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, on_one_thread, between_two_threads);
+criterion_group!(benches, on_one_thread, in_runs, quiet_turn, between_two_threads);
 criterion_main!(benches);

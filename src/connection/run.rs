@@ -17,7 +17,7 @@ use crate::metrics::MessageKind;
 use crate::protocol::Codec;
 use crate::region::RegionMemory;
 use crate::ring::{Consumer, Look, RingView};
-use crate::sync::sound;
+use crate::sync::{sound, spin_hint};
 use crate::wire::{FrameFlags, HeaderWords, MessageType, Status, span};
 
 /// Why a run ended.
@@ -115,6 +115,10 @@ impl<'s> Run<'_, 's> {
         loop {
             let header = match self.requests.look(ring) {
                 Look::Frame(header) => header,
+                Look::Nothing if self.progress.looks_again() => {
+                    spin_hint();
+                    continue;
+                }
                 Look::Nothing => return Stopped::Here(self.progress.visit(Visit::Quiet)),
                 Look::Broken => return Stopped::Here(Visit::End(self.requests.fault().into())),
             };

@@ -68,6 +68,8 @@ pub(super) struct Budget {
     pub(super) frames: u32,
     /// Of payload; the frame that goes beyond it is taken whole.
     pub(super) bytes: u64,
+    /// How often it looks for its first frame, at least once.
+    pub(super) looks: u32,
 }
 
 /// How far a visit is.
@@ -97,6 +99,13 @@ impl Progress {
     #[inline(always)]
     pub(super) fn visit(&self, now: Visit) -> Visit {
         if self.has_begun() { Visit::Busy } else { now }
+    }
+
+    /// True when no frame was found yet, and another look is due.
+    #[inline(always)]
+    pub(super) fn looks_again(&mut self) -> bool {
+        self.budget.looks = self.budget.looks.saturating_sub(1);
+        self.budget.looks > 0 && !self.has_begun()
     }
 
     /// Counts a frame that was taken; true when the budget is used up.
@@ -456,5 +465,23 @@ impl Ends {
         shared.metrics.responses_published(kind, 1, detail.len() as u64);
         shared.metrics.failed(kind, status);
         Ok(Taken::Done)
+    }
+}
+
+#[cfg(all(test, not(annulus_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_visit_looks_as_often_as_it_may_for_its_first_frame_and_once_for_the_others() {
+        let budget = Budget { frames: 8, bytes: 4096, looks: 4 };
+        let mut progress = Progress::new(budget);
+        let again = (0..100).take_while(|_| progress.looks_again()).count();
+        assert_eq!(again, 3);
+
+        let mut progress = Progress::new(budget);
+        assert!(progress.looks_again());
+        assert!(!progress.take(64));
+        assert!(!progress.looks_again());
     }
 }

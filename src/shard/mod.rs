@@ -33,8 +33,9 @@ use crate::wire::{Fault, Goodbye};
 
 /// Turns without work between two readings of the clock, which cost more than a turn.
 const IDLE_TURNS_PER_CLOCK: u32 = 16;
-/// Turns between two looks at everything that is not a hot connection, unless time passes faster.
-const TURNS_PER_LOOK: u64 = 16;
+/// Turns between two looks at everything that is not a hot connection, unless time passes faster. Few, for a
+/// turn that polls one connection takes some of its time.
+const TURNS_PER_LOOK: u64 = 4;
 /// Longest time between two such looks while turns are long.
 const LOOK_INTERVAL_NS: u64 = 5_000;
 /// Shortest time between two parks at which buffers give their pages back: a client that sends a

@@ -8,8 +8,8 @@ use super::{Output, Table, Turn};
 use crate::connection::visit::{Budget, Shared, Visit};
 use crate::connection::{Clock, Connection, Ending, Timestamp};
 use crate::limits::{
-    BYTES_PER_SHORT_VISIT, BYTES_PER_VISIT, FRAMES_PER_VISIT, INTERACTIVE_PER_VISIT,
-    INTERACTIVE_SIZE_MAX, MODELLED,
+    BYTES_PER_LONE_VISIT, BYTES_PER_SHORT_VISIT, BYTES_PER_VISIT, FRAMES_PER_VISIT,
+    INTERACTIVE_PER_VISIT, INTERACTIVE_SIZE_MAX, MODELLED,
 };
 use crate::link::{Forwarded, ShardEnd};
 use crate::region::RegionMemory;
@@ -27,6 +27,11 @@ const PREFETCH_DISTANCE: usize = 4;
 /// How long a connection that found no buffer, or no room with a worker, waits before it tries again.
 /// Workers wait as long for a buffer.
 const STARVED_RETRY: Duration = Duration::from_millis(1);
+
+/// How often a visit looks for a request where only one connection is polled. What a visit makes ready for a
+/// request takes 120 instructions, and so it is done while nobody waits: a 64-byte round trip 170 → 141 ns,
+/// and more looks gain no more.
+const LOOKS_ALONE: u32 = if MODELLED { 1 } else { 4 };
 
 impl<M: RegionMemory> Table<M> {
     /// True between two turns of one round: some of the hot connections are still to be visited.
@@ -213,6 +218,7 @@ impl<M: RegionMemory> Table<M> {
 
     /// Serves one request each of some interactive connections that have one.
     fn serve_interactive(&mut self, now: Timestamp, clock: &dyn Clock) {
+        let budget = Budget { frames: 1, bytes: BYTES_PER_SHORT_VISIT, looks: 1 };
         for _ in 0..INTERACTIVE_PER_VISIT.min(self.interactive.len()) {
             if self.interactive_at >= self.interactive.len() {
                 self.interactive_at = 0;
@@ -226,17 +232,14 @@ impl<M: RegionMemory> Table<M> {
             }
             self.interactive_at += 1;
             if entry.has_request() {
-                self.serve(slot, Budget { frames: 1, bytes: BYTES_PER_SHORT_VISIT }, now, clock);
+                self.serve(slot, budget, now, clock);
             }
         }
     }
 
     /// Visits one hot slot: replies first, they are older than any request.
     fn visit(&mut self, slot: u32, now: Timestamp, clock: &dyn Clock) -> Visited {
-        // Nobody interactive waits for longer than for a short visit.
-        let bytes =
-            if self.interactive.is_empty() { BYTES_PER_VISIT } else { BYTES_PER_SHORT_VISIT };
-        let budget = Budget { frames: FRAMES_PER_VISIT, bytes };
+        let budget = self.budget();
         match &self.slots[slot as usize].state {
             State::Serving(_) => match self.serve(slot, budget, now, clock) {
                 None => Visited::Busy,
@@ -244,6 +247,20 @@ impl<M: RegionMemory> Table<M> {
             },
             _ => self.visit_closing(slot),
         }
+    }
+
+    /// What a visit in the round may take.
+    #[inline]
+    pub(in crate::connection) fn budget(&self) -> Budget {
+        let (bytes, looks) = if self.hot.len() == 1 && self.beside.is_none() {
+            (BYTES_PER_LONE_VISIT, LOOKS_ALONE)
+        } else if self.interactive.is_empty() {
+            (BYTES_PER_VISIT, 1)
+        } else {
+            // Nobody interactive waits for longer than for a short visit.
+            (BYTES_PER_SHORT_VISIT, 1)
+        };
+        Budget { frames: FRAMES_PER_VISIT, bytes, looks }
     }
 
     /// Does what there is to do for a slot that is serving; gives what stood in the way when there
@@ -260,8 +277,8 @@ impl<M: RegionMemory> Table<M> {
         let State::Serving(connection) = &mut entry.state else { return None };
         let Connection { memory, ends } = connection;
         let view = memory.view();
-        let has_request = !ends.requests.is_empty(view.request_ring());
-        if !has_request && !ends.has_asked_workers() {
+        let may_have_request = budget.looks > 1 || !ends.requests.is_empty(view.request_ring());
+        if !may_have_request && !ends.has_asked_workers() {
             entry.blocked = false;
             return Some(Visit::Quiet);
         }
@@ -282,7 +299,7 @@ impl<M: RegionMemory> Table<M> {
         let has_ended = ends.in_flight.count() < in_flight;
         let requests = match replies {
             Visit::End(_) => replies,
-            _ if !has_request => Visit::Quiet,
+            _ if !may_have_request => Visit::Quiet,
             _ => ends.visit(memory, slot, &mut shared, now, budget),
         };
         if let Visit::End(ending) = requests {

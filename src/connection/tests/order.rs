@@ -1,6 +1,7 @@
 //! Who comes first: one answer at a time before a backlog.
 
 use super::*;
+use crate::limits::{BYTES_PER_LONE_VISIT, BYTES_PER_SHORT_VISIT};
 
 #[test]
 fn who_waits_for_one_answer_comes_before_those_with_a_backlog() {
@@ -93,4 +94,26 @@ fn many_who_wait_for_one_answer_do_not_keep_a_backlog_from_being_worked_off() {
         answers += std::iter::from_fn(|| bulk.receive()).count();
     }
     assert_eq!(answers, 60);
+}
+
+#[test]
+fn a_visit_takes_more_and_looks_longer_where_nobody_else_is_polled() {
+    let mut shard = Shard::new(2);
+    let of = |shard: &Shard| {
+        let budget = shard.table.budget();
+        (budget.bytes, budget.looks > 1)
+    };
+    let mut first = shard.connect();
+    first.send(MessageType::ECHO, 1, b"one").unwrap();
+    shard.settle();
+    assert_eq!(of(&shard), (BYTES_PER_LONE_VISIT, true));
+    // Beside its client a shard does not poll.
+    shard.table.sit_beside(Some(3));
+    assert_eq!(of(&shard), (BYTES_PER_SHORT_VISIT, false));
+    shard.table.sit_beside(None);
+    let second = shard.connect();
+    assert_eq!(of(&shard), (BYTES_PER_SHORT_VISIT, false));
+    shard.table.end(second.slot, Ending::Shutdown);
+    shard.settle();
+    assert_eq!(of(&shard), (BYTES_PER_LONE_VISIT, true));
 }
