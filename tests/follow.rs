@@ -185,18 +185,25 @@ fn a_shard_waits_beside_its_client_and_takes_its_core_back_when_it_is_hot() {
 }
 
 #[test]
-fn a_client_that_never_parks_is_not_followed_nor_is_anybody_where_it_is_switched_off() {
+fn a_client_that_polls_for_ever_is_followed_too_and_nobody_where_it_is_switched_off() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let Some((home, client_core)) = two_cores() else { return };
-    let patience = Duration::from_millis(500);
-    for (wait, follow_client) in [(WaitPolicy::SPIN, true), (WaitPolicy::PARK, false)] {
+    for follow_client in [true, false] {
         let directory = tempfile::tempdir().unwrap();
         let (server, shard) = serve(directory.path(), home, follow_client);
         thread::scope(|scope| {
             scope.spawn(|| {
                 pin(client_core);
-                let mut client = connect(&server, wait);
-                assert!(!cold_calls(&mut client, &shard, client_core, patience));
+                let mut client = connect(&server, WaitPolicy::SPIN);
+                let patience = if follow_client { PATIENCE } else { Duration::from_millis(500) };
+                let came = cold_calls(&mut client, &shard, client_core, patience);
+                assert_eq!(came, follow_client, "the shard beside its client");
+                if came {
+                    assert!(
+                        hot_calls(&mut client, &shard, home),
+                        "the shard never took its core back"
+                    );
+                }
             });
         });
     }

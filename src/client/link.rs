@@ -168,14 +168,12 @@ impl Link {
         self.view().client_parked().arm();
     }
 
-    /// Says on which core this thread is, if this client parks: a daemon that is parked there answers
-    /// soonest. One that polls for ever would keep it from running.
+    /// Says on which core this thread is: a daemon that is parked there answers soonest, also a client
+    /// that polls, which the kernel interrupts for whoever it wakes.
     fn say_where(&self) {
-        if self.wait.park {
-            let polls = !self.wait.spin.is_zero();
-            let place = this_core().map(|core| Whereabouts { core, polls });
-            self.view().client_core().store(place);
-        }
+        let polls = !self.wait.park || !self.wait.spin.is_zero();
+        let place = this_core().map(|core| Whereabouts { core, polls });
+        self.view().client_core().store(place);
     }
 
     /// How to wait for what the daemon was just asked: with a daemon on this very core, polling would
@@ -183,8 +181,8 @@ impl Link {
     #[inline]
     pub(super) fn wait_policy(&self) -> WaitPolicy {
         match self.view().daemon_core().load() {
-            Some(place) if self.wait.park => self.wait_policy_beside(place),
-            _ => self.wait,
+            Some(place) => self.wait_policy_beside(place),
+            None => self.wait,
         }
     }
 

@@ -27,17 +27,22 @@ const CONNECT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(2);
 ///
 /// Polling answers in a fraction of a microsecond and uses a core; parking costs two wake-ups, tens
 /// of microseconds, and uses nothing.
+///
+/// After a pause a daemon with one client waits on that client's core, where a wake-up takes a few
+/// microseconds. There a client parks whatever its policy, because polling would keep the daemon from
+/// answering; when the two are busy, the daemon has a core of its own again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WaitPolicy {
     /// How long to poll before parking. Zero: park at once.
     pub spin: Duration,
-    /// Whether to park at all. `false` polls for ever and ignores `spin`; a hang-up and a deadline
-    /// are still noticed, within about a millisecond.
+    /// Whether to park on a core of its own at all. `false` polls for ever there and ignores `spin`; a
+    /// hang-up and a deadline are still noticed, within about a millisecond.
     pub park: bool,
 }
 
 impl WaitPolicy {
-    /// Polls for ever: the lowest latency, at the price of one core while waiting.
+    /// Polls for ever: the lowest latency while requests follow each other, at the price of one core
+    /// while waiting.
     pub const SPIN: Self = Self { spin: SPIN_DEFAULT, park: false };
     /// Parks at once: no processor time is spent on waiting.
     pub const PARK: Self = Self { spin: Duration::ZERO, park: true };
