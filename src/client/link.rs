@@ -335,6 +335,10 @@ impl Sender {
             self.reveal(link);
         }
         self.producer.hold();
+        if self.held > 1 {
+            // The daemon's core has the lines that follow.
+            self.producer.prefetch_run(link.view().request_ring());
+        }
     }
 
     /// Asks for the lines into which the next request will go.
