@@ -65,7 +65,7 @@ pub const BYTES_HELD_MAX: u64 = 4096;
 pub const BYTES_PER_VISIT: u64 = 8 * 1024;
 /// The same while somebody interactive is polled.
 pub const BYTES_PER_SHORT_VISIT: u64 = 4 * 1024;
-/// The same where nobody else is polled: as many frames of 1 KiB as a visit takes at most.
+/// The most where nobody else is polled: as many frames of 1 KiB as a visit takes.
 pub const BYTES_PER_LONE_VISIT: u64 = 32 * 1024;
 /// Frames of interactive connections that are served between two visits to others.
 pub const INTERACTIVE_PER_VISIT: usize = 16;

@@ -13,9 +13,17 @@ pub use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 #[cfg(any(feature = "server", annulus_loom))]
 pub use core::sync::atomic::AtomicU64 as TallyU64;
 
+#[cfg(all(test, not(annulus_loom)))]
+thread_local! {
+    /// Lets a test do something between any two polls of its thread.
+    pub(crate) static ON_HINT: std::cell::RefCell<Option<Box<dyn Fn()>>> = Default::default();
+}
+
 /// Tells the processor (or loom's scheduler) that this thread is in a polling loop.
 #[inline]
 pub fn spin_hint() {
+    #[cfg(all(test, not(annulus_loom)))]
+    ON_HINT.with_borrow(|act| act.iter().for_each(|act| act()));
     #[cfg(not(annulus_loom))]
     core::hint::spin_loop();
     #[cfg(annulus_loom)]

@@ -40,7 +40,7 @@ pub enum Load {
 pub enum Waiting {
     /// It parks at once.
     Block,
-    /// It polls until the answer is there.
+    /// It polls until the answer is there, unless the daemon has come to its core.
     Spin,
     /// It awaits a future, which the client's own thread drives.
     Async,
@@ -109,6 +109,7 @@ pub fn daemon_settings(kind: DaemonKind, cores: Cores) -> Vec<(&'static str, Str
     ];
     if kind != DaemonKind::Free {
         settings.push(("shards.cores", cores.server.to_string()));
+        settings.push(("shards.follow_client", "false".to_owned()));
     }
     settings
 }

@@ -176,7 +176,7 @@ impl Connection {
     #[inline]
     pub fn notify(&mut self) {
         self.sender.reveal(&self.link);
-        self.link.notify();
+        self.link.notify_unwaited();
     }
 
     /// Takes the next frame that is there, whatever request it answers, and puts its payload in
@@ -532,6 +532,9 @@ impl Connection {
     /// One step of waiting for a frame; false when the deadline has passed.
     #[inline]
     fn pause(&mut self, pace: &mut Pace, deadline: Option<Instant>) -> Result<bool, IpcError> {
+        if pace.is_at_look() {
+            pace.adopt(self.link.wait_policy());
+        }
         match pace.step() {
             Step::Poll => {}
             Step::LookAtSocket => self.look_at_socket()?,
@@ -576,7 +579,7 @@ impl Connection {
     #[cold]
     fn tidy(&mut self) -> Result<bool, IpcError> {
         let sent = self.sender.tidy(&self.link).map_err(|fault| self.lose(fault.into()))?;
-        self.link.notify();
+        self.link.notify_unwaited();
         Ok(sent)
     }
 

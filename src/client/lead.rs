@@ -146,6 +146,9 @@ impl Shared {
                     }
                     pace.restart();
                 }
+                if pace.is_at_look() {
+                    pace.adopt(self.link.wait_policy());
+                }
                 match pace.step() {
                     Step::Poll => {}
                     Step::LookAtSocket => {

@@ -113,6 +113,7 @@ impl Link {
             has_leftovers: false,
             held: 0,
             held_size: 0,
+            in_run: false,
         };
         let receiver = Receiver {
             consumer: Consumer::new(layout.response_home(), checked).again(again),
@@ -144,20 +145,34 @@ impl Link {
         self.region.layout().response_capacity() / FRAME_ALIGNMENT
     }
 
-    /// Rings the daemon if it is parked. Once after any number of publishes.
+    /// Rings the daemon if it is parked, for whoever is going to wait by the policy. Once after any number
+    /// of publishes.
     #[inline]
     pub(super) fn notify(&self) {
         if self.view().daemon_parked().take() {
-            self.wake();
+            self.wake(true);
         }
     }
 
-    /// Rings the daemon, and says where it is likely to be rung for next time.
+    /// [`Link::notify`] for whoever may go on polling by itself. Where it never parks, nobody would tell it
+    /// that the daemon has come to its core, so it says nothing of where it is.
+    #[inline]
+    pub(super) fn notify_unwaited(&self) {
+        if self.view().daemon_parked().take() {
+            self.wake(self.wait.park);
+        }
+    }
+
+    /// Rings the daemon, and says where it is likely to be rung for next time, or takes that back.
     #[cold]
-    fn wake(&self) {
+    fn wake(&self, says_where: bool) {
         // Who is parked already has said where.
         if !self.view().client_parked().is_armed() {
-            self.say_where();
+            if says_where {
+                self.say_where();
+            } else {
+                self.view().client_core().store(None);
+            }
         }
         self.request_doorbell.ring();
     }
@@ -168,16 +183,15 @@ impl Link {
         self.view().client_parked().arm();
     }
 
-    /// Says on which core this thread is: a daemon that is parked there answers soonest, also a client
-    /// that polls, which the kernel interrupts for whoever it wakes.
+    /// Says on which core this thread is: a daemon that is parked there answers soonest.
     fn say_where(&self) {
         let polls = !self.wait.park || !self.wait.spin.is_zero();
         let place = this_core().map(|core| Whereabouts { core, polls });
         self.view().client_core().store(place);
     }
 
-    /// How to wait for what the daemon was just asked: with a daemon on this very core, polling would
-    /// keep it from answering.
+    /// How to wait for what the daemon was asked: with a daemon on this very core, polling would keep it
+    /// from answering. That changes while a client waits, so it is asked again now and then.
     #[inline]
     pub(super) fn wait_policy(&self) -> WaitPolicy {
         match self.view().daemon_core().load() {
@@ -265,6 +279,8 @@ pub(super) struct Sender {
     /// Frames, and bytes of their payloads, since something was last shown.
     held: u32,
     held_size: u64,
+    /// A request was published with others to follow.
+    in_run: bool,
 }
 
 /// What is to be done when there is a chance.
@@ -294,7 +310,7 @@ impl Sender {
         payload: &[u8],
     ) -> Result<bool, Fault> {
         if self.has_leftovers && !self.tidy(link)? {
-            link.notify();
+            link.notify_unwaited();
             return Ok(false);
         }
         // Pairs with the store in `Receiver::free`, and so with the daemon's head: it publishes that
@@ -318,7 +334,7 @@ impl Sender {
             Err(PublishError::Full) => {
                 // There may be new padding in the ring, which a parked daemon has to skip.
                 self.reveal(link);
-                link.notify();
+                link.notify_unwaited();
                 Ok(false)
             }
             Err(PublishError::Fault(fault)) => Err(fault),
@@ -329,16 +345,17 @@ impl Sender {
     /// Publishes requests from now on unseen, until [`Sender::reveal`]; shows what has become much.
     #[inline]
     pub(super) fn hold(&mut self, link: &Link, size: usize) {
+        let is_run = std::mem::replace(&mut self.in_run, true);
+        if is_run && size as u64 <= BYTES_HELD_MAX / 2 {
+            // The daemon's core has the lines that follow. A long frame gains nothing by it.
+            self.producer.prefetch_run(link.view().request_ring());
+        }
         self.held += 1;
         self.held_size += size as u64;
         if self.held > FRAMES_HELD_MAX || self.held_size > BYTES_HELD_MAX {
-            self.reveal(link);
+            self.show(link);
         }
         self.producer.hold();
-        if self.held > 1 {
-            // The daemon's core has the lines that follow.
-            self.producer.prefetch_run(link.view().request_ring());
-        }
     }
 
     /// Asks for the lines into which the next request will go.
@@ -356,9 +373,15 @@ impl Sender {
         self.producer.is_holding()
     }
 
-    /// Shows the daemon what was held back.
+    /// Shows the daemon what was held back: nothing follows for now.
     #[inline]
     pub(super) fn reveal(&mut self, link: &Link) {
+        self.in_run = false;
+        self.show(link);
+    }
+
+    #[inline]
+    fn show(&mut self, link: &Link) {
         (self.held, self.held_size) = (0, 0);
         self.producer.reveal(link.view().request_ring());
     }
@@ -368,7 +391,7 @@ impl Sender {
         self.reveal(link);
         self.leftovers.cancels.push(id);
         self.tidy(link)?;
-        link.notify();
+        link.notify_unwaited();
         Ok(())
     }
 

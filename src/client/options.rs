@@ -29,14 +29,14 @@ const CONNECT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(2);
 /// of microseconds, and uses nothing.
 ///
 /// After a pause a daemon with one client waits on that client's core, where a wake-up takes a few
-/// microseconds. There a client parks whatever its policy, because polling would keep the daemon from
+/// microseconds. There whoever waits parks whatever its policy, because polling would keep the daemon from
 /// answering; when the two are busy, the daemon has a core of its own again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WaitPolicy {
     /// How long to poll before parking. Zero: park at once.
     pub spin: Duration,
-    /// Whether to park on a core of its own at all. `false` polls for ever there and ignores `spin`; a
-    /// hang-up and a deadline are still noticed, within about a millisecond.
+    /// Whether to park at all where the daemon is on another core. `false` polls for ever there and ignores
+    /// `spin`; a hang-up and a deadline are still noticed, within about a millisecond.
     pub park: bool,
 }
 

@@ -17,7 +17,7 @@ use zerocopy::IntoBytes;
 
 use super::options::ConnectOptions;
 use crate::protocol::{Codec, Completion, FinishReason, JsonCodec, StreamEvent, Usage};
-use crate::region::{Doorbell, Region, RegionLayout, check_doorbell, check_region};
+use crate::region::{Doorbell, Region, RegionLayout, Whereabouts, check_doorbell, check_region};
 use crate::ring::{Consumer, Producer, PublishError};
 use crate::sync::{AtomicBool, Ordering::Relaxed};
 use crate::wire::{
@@ -298,6 +298,29 @@ impl Peer {
 
     pub(super) fn answer(&mut self, request: &FrameHeader, payload: &[u8]) {
         self.send(request.answer(Status::Ok), payload);
+    }
+
+    /// Says that the daemon has come to this core, or has left it.
+    pub(super) fn sit_on(&self, core: Option<u32>) {
+        let place = core.map(|core| Whereabouts { core, polls: false });
+        self.region.view().daemon_core().store(place);
+    }
+
+    /// True while the client is parked.
+    pub(super) fn is_parked(&self) -> bool {
+        self.region.view().client_parked().is_armed()
+    }
+
+    /// Waits until the client has parked; false when it did not in time.
+    pub(super) fn sees_it_park(&self) -> bool {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.is_parked() {
+            if Instant::now() > deadline {
+                return false;
+            }
+            std::thread::yield_now();
+        }
+        true
     }
 
     pub(super) fn goodbye(&mut self, goodbye: Goodbye) {

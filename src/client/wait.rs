@@ -58,6 +58,12 @@ impl Pace {
         *self = Self::new(self.policy, self.deadline);
     }
 
+    /// Goes on by `policy`, from the next look at the clock on: the daemon may have come or gone.
+    #[inline]
+    pub(super) const fn adopt(&mut self, policy: WaitPolicy) {
+        self.policy = policy;
+    }
+
     /// True between the looks at the clock and the polls that follow them, and at the beginning.
     #[inline]
     pub(super) const fn is_at_look(&self) -> bool {
@@ -167,6 +173,17 @@ mod tests {
         assert_eq!(first_step(&mut pace), Step::Park);
         pace.restart();
         assert_eq!(pace.step(), Step::Poll);
+    }
+
+    #[test]
+    fn a_policy_that_changes_meanwhile_counts_from_the_next_look_on() {
+        let mut pace = Pace::new(WaitPolicy::SPIN, None);
+        assert_eq!(first_step(&mut pace), Step::LookAtSocket);
+        pace.adopt(WaitPolicy::PARK);
+        let polls = (0..100).take_while(|_| pace.step() == Step::Poll).count();
+        assert!(polls < POLLS_PER_LOOK as usize);
+        pace.adopt(WaitPolicy::SPIN);
+        assert_eq!(first_step(&mut pace), Step::LookAtSocket);
     }
 
     #[test]

@@ -299,6 +299,12 @@ impl<M: RegionMemory> Table<M> {
         }
     }
 
+    /// Tells the client of `slot`, which is not polled, where the shard sits: for whoever is followed, because
+    /// it may ask and poll before the shard runs again.
+    pub fn tell(&mut self, slot: u32) {
+        self.slots[slot as usize].tell(self.beside);
+    }
+
     /// Who has asked since the last call, of those that have become quiet. Who only gets a worker's
     /// replies is not among them: it is the worker that wakes the shard for these, from wherever it is.
     pub fn take_company(&mut self) -> Company {

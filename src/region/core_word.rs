@@ -7,7 +7,7 @@ use crate::sync::{AtomicU64, Ordering::Relaxed};
 
 /// The low half of the word holds one more than the core's number.
 const CORE: u64 = 0xFFFF_FFFF;
-/// Says that the side polls before it parks.
+/// Says that the side polls, before it parks or without end.
 const POLLS: u64 = 1 << 32;
 
 /// Where a side runs and how it waits there.
@@ -16,7 +16,7 @@ pub struct Whereabouts {
     /// Number of the core, as the kernel counts them; whoever reads it checks that there is such a
     /// core.
     pub core: u32,
-    /// Polls for a while before it parks, where the other side can run meanwhile.
+    /// Polls, for a while before it parks or without end, where the other side can run meanwhile.
     pub polls: bool,
 }
 

@@ -157,7 +157,7 @@ impl<'m> RegionView<'m> {
         ParkFlag::new(self.line(Line::DaemonBlocked))
     }
 
-    /// Where the client parks: said when it parks, and when it rings for the daemon.
+    /// Where the client is: said when it parks, and when it rings for the daemon.
     #[inline]
     #[must_use]
     pub fn client_core(&self) -> CoreWord<'m> {

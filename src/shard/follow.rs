@@ -1,7 +1,7 @@
 //! Whether a shard sits on its client's core or on its own: the policy, without a system call.
 //!
 //! A wake-up across cores costs ten times one on the same core. So a shard that parks goes where the
-//! client that will wake it parks, when there is just one such place, and is back on its own core as
+//! client that will wake it is, when there is just one such place, and is back on its own core as
 //! soon as the two have something to do at the same time.
 //!
 //! The invariant to remember: what clients say about themselves is a hint from a stranger. It moves

@@ -9,9 +9,9 @@ use crate::client::testing::{
     COUNT, CRASH, FAILS, NEVER, ONE_THEN_NEVER, PAGES, PATIENCE, Peer, StandIn, WINS_THE_RACE,
     welcome,
 };
-use crate::client::{Connection, Received, RequestOptions, WaitPolicy};
+use crate::client::{Client, Connection, Received, RequestOptions, WaitPolicy};
 use crate::sync::{AtomicBool, Ordering};
-use crate::wire::{Goodbye, MessageType, Status};
+use crate::wire::{FrameHeader, Goodbye, MessageType, Status};
 
 const SOON: RequestOptions = RequestOptions::within(Duration::from_millis(30));
 
@@ -344,6 +344,67 @@ fn a_daemon_that_dies_ends_every_wait() {
             assert!(connection.wait(None).is_err());
         });
     }
+}
+
+/// A stand-in that comes to the client's core when that already waits, and does `then` when it has parked.
+fn comes_to_its_client(core: u32, then: fn(&mut Peer, &FrameHeader)) -> StandIn {
+    StandIn::with(welcome(), move |peer| {
+        let Some((header, _)) = peer.receive() else { return };
+        peer.sit_on(Some(core));
+        assert!(peer.sees_it_park(), "a client polls where its daemon wants to run");
+        then(peer, &header);
+    })
+}
+
+#[test]
+fn a_client_that_polls_for_ever_parks_when_its_daemon_comes_to_its_core() {
+    // Its thread is left on the one core where it is now.
+    let core = rustix::thread::sched_getcpu();
+    let mut mask = rustix::thread::CpuSet::new();
+    mask.set(core);
+    let core = u32::try_from(core).unwrap();
+    let pin = move || rustix::thread::sched_setaffinity(None, &mask).unwrap();
+
+    in_time(move || {
+        let daemon = comes_to_its_client(core, |peer, header| {
+            peer.answer(header, b"beside");
+            // Gone again: the next one is polled for.
+            peer.sit_on(None);
+            let Some((header, _)) = peer.receive() else { return };
+            std::thread::sleep(Duration::from_millis(20));
+            peer.answer(&header, &[u8::from(peer.is_parked())]);
+        });
+        pin();
+        let options = daemon.options().wait(WaitPolicy::SPIN);
+        let mut connection = Connection::connect(&options).unwrap();
+        let mut answer = Vec::new();
+        connection.call(MessageType::ECHO, b"x", &mut answer).unwrap();
+        assert_eq!(answer, b"beside");
+        connection.call(MessageType::ECHO, b"x", &mut answer).unwrap();
+        assert_eq!(answer, [0], "it polls");
+    });
+    in_time(move || {
+        let daemon = comes_to_its_client(core, |_, _| ());
+        pin();
+        let options = daemon.options().wait(WaitPolicy::SPIN);
+        let mut connection = Connection::connect(&options).unwrap();
+        let lost = connection.call(MessageType::ECHO, b"x", &mut Vec::new()).unwrap_err();
+        assert!(matches!(lost, IpcError::ConnectionLost { .. }), "{lost}");
+    });
+    in_time(move || {
+        let daemon = comes_to_its_client(core, |peer, _| while peer.receive().is_some() {});
+        pin();
+        let options = daemon.options().wait(WaitPolicy::SPIN);
+        let mut connection = Connection::connect(&options).unwrap();
+        let late = connection.call_with(MessageType::ECHO, b"x", SOON, &mut Vec::new());
+        assert!(matches!(late, Err(IpcError::Timeout)), "{late:?}");
+    });
+    in_time(move || {
+        let daemon = comes_to_its_client(core, |peer, header| peer.answer(header, b"shared"));
+        pin();
+        let client = Client::connect(&daemon.options().wait(WaitPolicy::SPIN)).unwrap();
+        assert_eq!(client.call(MessageType::ECHO, b"x").unwrap(), b"shared");
+    });
 }
 
 #[test]

@@ -15,11 +15,11 @@ use crate::link::{Forwarded, ShardEnd};
 use crate::region::RegionMemory;
 use crate::sync::sound;
 
-/// Visits that must find nothing before a connection is parked, however long ago its last frame is.
+/// Looks that must find nothing before a connection is parked, however long ago its last frame is.
 ///
 /// With a thousand busy connections a turn takes longer than the spin budget, and time alone would park
 /// each of them after every frame: 1,000 × 1 KiB ran at 2.9 M/s, most of the client's time ringing.
-const QUIET_VISITS_MIN: u32 = if MODELLED { 1 } else { 32 };
+const QUIET_LOOKS_MIN: u32 = if MODELLED { 1 } else { 32 };
 /// How many slots ahead of a visit the lines of the next request and of its answer are asked for: a
 /// thousand connections do not fit a core's own cache. Of long frames the rest is asked for one slot
 /// ahead, or more lines would be under way than a core keeps track of.
@@ -239,28 +239,37 @@ impl<M: RegionMemory> Table<M> {
 
     /// Visits one hot slot: replies first, they are older than any request.
     fn visit(&mut self, slot: u32, now: Timestamp, clock: &dyn Clock) -> Visited {
-        let budget = self.budget();
+        let budget = self.budget(slot);
         match &self.slots[slot as usize].state {
             State::Serving(_) => match self.serve(slot, budget, now, clock) {
                 None => Visited::Busy,
-                Some(idle) => self.visit_quiet(slot, idle, now),
+                Some(idle) => self.visit_quiet(slot, idle, budget.looks, now),
             },
             _ => self.visit_closing(slot),
         }
     }
 
-    /// What a visit in the round may take.
+    /// What a visit to `slot` in the round may take.
     #[inline]
-    pub(in crate::connection) fn budget(&self) -> Budget {
-        let (bytes, looks) = if self.hot.len() == 1 && self.beside.is_none() {
-            (BYTES_PER_LONE_VISIT, LOOKS_ALONE)
-        } else if self.interactive.is_empty() {
-            (BYTES_PER_VISIT, 1)
-        } else {
+    pub(in crate::connection) fn budget(&self, slot: u32) -> Budget {
+        let entry = &self.slots[slot as usize];
+        let (bytes, looks) = match &entry.state {
+            // Who asks nothing, and only gets a worker's replies, is not waited for.
+            State::Serving(connection) if self.is_alone() && entry.asked => {
+                let ring = connection.memory.view().request_ring();
+                (bytes_alone(ring.capacity()), LOOKS_ALONE)
+            }
+            _ if self.interactive.is_empty() => (BYTES_PER_VISIT, 1),
             // Nobody interactive waits for longer than for a short visit.
-            (BYTES_PER_SHORT_VISIT, 1)
+            _ => (BYTES_PER_SHORT_VISIT, 1),
         };
         Budget { frames: FRAMES_PER_VISIT, bytes, looks }
+    }
+
+    /// True when one connection is polled, from a core of the shard's own.
+    #[inline]
+    fn is_alone(&self) -> bool {
+        self.hot.len() == 1 && self.beside.is_none()
     }
 
     /// Does what there is to do for a slot that is serving; gives what stood in the way when there
@@ -269,7 +278,7 @@ impl<M: RegionMemory> Table<M> {
     fn serve(
         &mut self,
         slot: u32,
-        budget: Budget,
+        mut budget: Budget,
         now: Timestamp,
         clock: &dyn Clock,
     ) -> Option<Visit> {
@@ -297,6 +306,10 @@ impl<M: RegionMemory> Table<M> {
         let published = ends.responses.tail();
         let replies = ends.forward_replies(view, slot, &mut shared, now);
         let has_ended = ends.in_flight.count() < in_flight;
+        if replies != Visit::Quiet {
+            // Its client may have to be rung.
+            budget.looks = 1;
+        }
         let requests = match replies {
             Visit::End(_) => replies,
             _ if !may_have_request => Visit::Quiet,
@@ -320,7 +333,7 @@ impl<M: RegionMemory> Table<M> {
             if requests == Visit::Busy {
                 self.asking_count += usize::from(!std::mem::replace(&mut entry.asked, true));
             }
-            entry.quiet_visits = 0;
+            entry.quiet_looks = 0;
             entry.recent.add(done, now);
             // Where the budget took no more than one, another that waits is more than one.
             let is_cut = budget.frames == 1 || done.bytes >= budget.bytes;
@@ -351,8 +364,8 @@ impl<M: RegionMemory> Table<M> {
         Some(requests)
     }
 
-    /// Nothing was done for `slot`: decides whether it stays hot.
-    fn visit_quiet(&mut self, slot: u32, requests: Visit, now: Timestamp) -> Visited {
+    /// Nothing was done for `slot`, at which a visit looked so many times: decides whether it stays hot.
+    fn visit_quiet(&mut self, slot: u32, requests: Visit, looks: u32, now: Timestamp) -> Visited {
         let entry = &mut self.slots[slot as usize];
         let State::Serving(connection) = &mut entry.state else { return Visited::Cooled };
         let is_done = connection.ends.in_flight.count() == 0 || !sound("a drain waits for answers");
@@ -360,8 +373,8 @@ impl<M: RegionMemory> Table<M> {
             self.close(slot, Ending::Shutdown);
             return Visited::Busy;
         }
-        entry.quiet_visits += 1;
-        let polls = entry.quiet_visits < QUIET_VISITS_MIN
+        entry.quiet_looks = entry.quiet_looks.saturating_add(looks);
+        let polls = entry.quiet_looks < QUIET_LOOKS_MIN
             || now.since(entry.quiet_since) < self.options.spin_ns;
         if polls && self.beside.is_none() {
             if entry.bulk && entry.recent.is_light(now) {
@@ -434,6 +447,13 @@ impl<M: RegionMemory> Table<M> {
     }
 }
 
+/// What a visit to the only connection that is polled may take, in bytes, from a ring of so many: its client goes
+/// on when a visit has given space back.
+#[inline]
+fn bytes_alone(ring_capacity: u64) -> u64 {
+    (ring_capacity / 4).clamp(BYTES_PER_VISIT, BYTES_PER_LONE_VISIT)
+}
+
 /// What a visit means for the hot list.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Visited {
@@ -441,4 +461,15 @@ enum Visited {
     Quiet,
     /// Not polled any more.
     Cooled,
+}
+
+#[cfg(all(test, not(annulus_loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lone_visit_takes_a_quarter_of_its_ring_within_bounds() {
+        let kib = [4, 16, 32, 64, 128, 1 << 14].map(|kib| bytes_alone(kib * 1024) / 1024);
+        assert_eq!(kib, [8, 8, 8, 16, 32, 32]);
+    }
 }

@@ -27,8 +27,8 @@ pub(super) struct Slot<M> {
     pub(super) state: State<M>,
     /// When the last visit found something; meaningful while hot.
     pub(super) quiet_since: Timestamp,
-    /// Visits since then that found nothing.
-    pub(super) quiet_visits: u32,
+    /// Looks since then that found nothing.
+    pub(super) quiet_looks: u32,
     pub(super) hot: bool,
     /// Its client has rung or asked since the slot became hot; without that, a worker's replies made
     /// it so. Only while hot.
@@ -55,7 +55,7 @@ impl<M> Slot<M> {
         Self {
             state: State::Free,
             quiet_since: Timestamp::default(),
-            quiet_visits: 0,
+            quiet_looks: 0,
             hot: false,
             asked: false,
             blocked: false,
@@ -77,7 +77,7 @@ impl<M: RegionMemory> Slot<M> {
         if let State::Serving(connection) = &self.state {
             let (view, ends) = (connection.memory.view(), &connection.ends);
             ends.requests.prefetch(view.request_ring());
-            if self.quiet_visits == 0 {
+            if self.quiet_looks == 0 {
                 ends.responses.prefetch(view.response_ring());
                 view.client_parked().prefetch();
             }
@@ -88,7 +88,7 @@ impl<M: RegionMemory> Slot<M> {
     #[inline]
     pub(super) fn touch_rest(&self) {
         if let State::Serving(connection) = &self.state
-            && self.quiet_visits == 0
+            && self.quiet_looks == 0
         {
             let (view, ends) = (connection.memory.view(), &connection.ends);
             ends.requests.prefetch_rest(view.request_ring());
@@ -122,7 +122,7 @@ impl<M: RegionMemory> Slot<M> {
     /// Marks the slot as polled, and tells its client that nobody need ring.
     pub(super) fn warm(&mut self, beside: Option<u32>, now: Timestamp) {
         self.hot = true;
-        self.quiet_visits = 0;
+        self.quiet_looks = 0;
         self.bulk = !self.recent.may_go_first(self.single_visits, now);
         self.tell(beside);
         if let State::Serving(connection) = &self.state {

@@ -1,7 +1,7 @@
 //! Who comes first: one answer at a time before a backlog.
 
 use super::*;
-use crate::limits::{BYTES_PER_LONE_VISIT, BYTES_PER_SHORT_VISIT};
+use crate::limits::{BYTES_PER_SHORT_VISIT, BYTES_PER_VISIT};
 
 #[test]
 fn who_waits_for_one_answer_comes_before_those_with_a_backlog() {
@@ -99,21 +99,33 @@ fn many_who_wait_for_one_answer_do_not_keep_a_backlog_from_being_worked_off() {
 #[test]
 fn a_visit_takes_more_and_looks_longer_where_nobody_else_is_polled() {
     let mut shard = Shard::new(2);
-    let of = |shard: &Shard| {
-        let budget = shard.table.budget();
+    let of = |shard: &Shard, client: &Client| {
+        let budget = shard.table.budget(client.slot);
         (budget.bytes, budget.looks > 1)
     };
     let mut first = shard.connect();
     first.send(MessageType::ECHO, 1, b"one").unwrap();
     shard.settle();
-    assert_eq!(of(&shard), (BYTES_PER_LONE_VISIT, true));
+    assert_eq!(of(&shard, &first), (BYTES_PER_VISIT, true), "of such a small ring");
     // Beside its client a shard does not poll.
     shard.table.sit_beside(Some(3));
-    assert_eq!(of(&shard), (BYTES_PER_SHORT_VISIT, false));
+    assert_eq!(of(&shard, &first), (BYTES_PER_SHORT_VISIT, false));
     shard.table.sit_beside(None);
     let second = shard.connect();
-    assert_eq!(of(&shard), (BYTES_PER_SHORT_VISIT, false));
+    assert_eq!(of(&shard, &first), (BYTES_PER_SHORT_VISIT, false));
     shard.table.end(second.slot, Ending::Shutdown);
     shard.settle();
-    assert_eq!(of(&shard), (BYTES_PER_LONE_VISIT, true));
+    assert_eq!(of(&shard, &first), (BYTES_PER_VISIT, true));
+
+    // Who only gets what a worker says is not waited for.
+    first.send(SLOW, 2, b"x").unwrap();
+    shard.settle();
+    assert_eq!(shard.cool(), Turn::Parked);
+    let JobKind::Request { header, .. } = shard.worker.take().unwrap().kind else {
+        panic!("a job")
+    };
+    shard.worker.publish(first.slot, header.answer(Status::Ok), b"done").unwrap();
+    shard.table.turn(shard.clock.now(), &shard.clock);
+    assert_eq!(shard.table.hot_count(), 1);
+    assert!(!of(&shard, &first).1);
 }

@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use super::*;
+use crate::sync::ON_HINT;
 
 #[test]
 fn a_quiet_connection_parks_and_its_doorbell_wakes_it() {
@@ -33,6 +34,11 @@ fn at_every_look(prepare: fn(&mut Shard, &mut Client), act: fn(&mut Client) -> b
         let client = Rc::new(RefCell::new(client));
         let (rang, actor) = (Rc::new(Cell::new(None)), Rc::clone(&client));
         let told = Rc::clone(&rang);
+        // A visit takes one view for the looks between which it waits.
+        let waits = region.clone();
+        ON_HINT.set(Some(Box::new(move || {
+            let _ = waits.view();
+        })));
         region.interrupt(look, move || told.set(Some(act(&mut actor.borrow_mut()))));
         shard.cool();
         let Some(rang) = rang.get() else {
@@ -237,6 +243,13 @@ fn beside_its_client_a_shard_polls_nobody_and_says_so() {
     shard.table.doorbell(client.slot, shard.clock.now());
     assert_eq!(shard.settle(), Turn::Polling);
     assert_eq!(said(&client), None);
+
+    // Whom the shard follows hears of it before it parks.
+    assert_eq!(shard.cool(), Turn::Parked);
+    shard.table.sit_beside(Some(4));
+    assert_eq!(said(&client), None);
+    shard.table.tell(client.slot);
+    assert_eq!(said(&client), Some(4));
 }
 
 #[test]
