@@ -313,17 +313,8 @@ const SIEGES: &[Siege] = &[
     },
     Siege {
         name: "siege: unknown types in a loop",
-        attack: |stage, until| {
-            let mut peer = Peer::connect(stage);
-            let mut id = 0;
-            while until.goes_on() {
-                id += 1;
-                let _ = peer.try_send(MessageType::user(0), id, &[1; 64]);
-                while peer.take().is_some() {}
-            }
-            vec![peer.is_served()]
-        },
-        twin: spinning_echoes,
+        attack: |stage, until| flood(stage, until, MessageType::user(0)),
+        twin: |stage, until| flood(stage, until, MessageType::ECHO),
         must: &[Seen::Served],
     },
     Siege {
@@ -343,6 +334,18 @@ const SIEGES: &[Siege] = &[
         must: &[Seen::Served],
     },
 ];
+
+/// Asks without end, 64 bytes at a time, and waits for no answer.
+fn flood(stage: &Stage, until: Until, message_type: MessageType) -> Vec<Seen> {
+    let mut peer = Peer::connect(stage);
+    let mut id = 0;
+    while until.goes_on() {
+        id += 1;
+        let _ = peer.try_send(message_type, id, &[1; 64]);
+        while peer.take().is_some() {}
+    }
+    vec![peer.is_served()]
+}
 
 #[test]
 fn requests_that_mean_no_good_cost_only_their_sender() {
