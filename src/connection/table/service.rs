@@ -29,7 +29,7 @@ const PREFETCH_DISTANCE: usize = 4;
 const STARVED_RETRY: Duration = Duration::from_millis(1);
 
 /// How often a visit looks for a request where only one connection is polled. What a visit makes ready for a
-/// request takes 120 instructions, and so it is done while nobody waits: a 64-byte round trip 170 → 141 ns,
+/// request takes 120 instructions, and so it is done while nobody waits: a 64-byte round trip 161 → 141 ns,
 /// and more looks gain no more.
 const LOOKS_ALONE: u32 = if MODELLED { 1 } else { 4 };
 
@@ -42,7 +42,7 @@ impl<M: RegionMemory> Table<M> {
 
     /// News from workers, then a part of a round, in which every hot connection is visited once: up to
     /// [`FRAMES_PER_TURN`](crate::limits::FRAMES_PER_TURN) and
-    /// [`BYTES_PER_TURN`](crate::limits::BYTES_PER_TURN), so that the shell hears of doorbells meanwhile.
+    /// [`BYTES_PER_TURN`](crate::limits::BYTES_PER_TURN) and a visit, so that the shell hears of doorbells meanwhile.
     ///
     /// A visit takes no more than its budget, which is deficit round robin with frames too large for a
     /// budget taken whole. After each visit to a connection with a backlog come the *interactive* ones,
