@@ -306,6 +306,19 @@ impl Peer {
         self.region.view().daemon_core().store(place);
     }
 
+    /// Parked, as far as the client can see: its next frame is rung for.
+    pub(super) fn looks_parked(&self) {
+        self.region.view().daemon_parked().arm();
+    }
+
+    /// Waits for that ring; gives where the client said that it is.
+    pub(super) fn rung_from(&self) -> Option<Whereabouts> {
+        let rung = readable(&self.request_doorbell, PATIENCE);
+        assert!(rung, "a client does not ring who is parked");
+        let _ = self.request_doorbell.take();
+        self.region.view().client_core().load()
+    }
+
     /// True while the client is parked.
     pub(super) fn is_parked(&self) -> bool {
         self.region.view().client_parked().is_armed()
@@ -313,14 +326,13 @@ impl Peer {
 
     /// Waits until the client has parked; false when it did not in time.
     pub(super) fn sees_it_park(&self) -> bool {
-        let deadline = Instant::now() + PATIENCE;
-        while !self.is_parked() {
-            if Instant::now() > deadline {
-                return false;
-            }
-            std::thread::yield_now();
-        }
-        true
+        comes_true(|| self.is_parked())
+    }
+
+    /// Waits until the client has taken every frame; false when it did not in time.
+    pub(super) fn sees_all_taken(&mut self) -> bool {
+        let Self { producer, region, .. } = self;
+        comes_true(|| producer.is_drained(region.view().response_ring()).unwrap())
     }
 
     pub(super) fn goodbye(&mut self, goodbye: Goodbye) {
@@ -433,6 +445,18 @@ pub(super) fn events(model: &str) -> Vec<StreamEvent> {
     ]
 }
 
+/// Waits until `is_so`; false when it did not become so in time.
+fn comes_true(mut is_so: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_so() {
+        if Instant::now() > deadline {
+            return false;
+        }
+        thread::yield_now();
+    }
+    true
+}
+
 /// Reads a hello and its descriptors.
 pub(super) fn receive_hello(socket: &UnixStream) -> (Hello, Vec<OwnedFd>) {
     let mut bytes = [0; HELLO_SIZE];
@@ -464,7 +488,7 @@ fn hung_up(socket: &UnixStream) -> bool {
     !fds[0].revents().is_empty()
 }
 
-fn readable(file: &impl AsFd, within: Duration) {
+fn readable(file: &impl AsFd, within: Duration) -> bool {
     let within = Timespec::try_from(within).unwrap();
-    let _ = poll(&mut [PollFd::new(file, PollFlags::IN)], Some(&within));
+    poll(&mut [PollFd::new(file, PollFlags::IN)], Some(&within)).unwrap_or(0) > 0
 }

@@ -35,7 +35,11 @@ const LONG: MessageType = MessageType::user(5);
 
 /// A region on the heap, shared by both sides.
 #[derive(Clone)]
-struct HeapRegion(Arc<Vec<AtomicU64>>, Rc<RefCell<Option<Interruption>>>);
+struct HeapRegion {
+    words: Arc<Vec<AtomicU64>>,
+    layout: RegionLayout,
+    interruption: Rc<RefCell<Option<Interruption>>>,
+}
 
 /// What happens when the region has been looked at so many times more.
 struct Interruption {
@@ -44,28 +48,28 @@ struct Interruption {
 }
 
 impl HeapRegion {
-    fn new() -> Self {
-        let words = (0..LAYOUT.size() / 8).map(|_| AtomicU64::new(0)).collect();
-        let region = Self(Arc::new(words), Rc::default());
+    fn new(layout: RegionLayout) -> Self {
+        let words = (0..layout.size() / 8).map(|_| AtomicU64::new(0)).collect();
+        let region = Self { words: Arc::new(words), layout, interruption: Rc::default() };
         region.view().initialize();
         region
     }
 
     /// Lets `act` happen just before the look after `looks_left` others.
     fn interrupt(&self, looks_left: u32, act: impl FnOnce() + 'static) {
-        *self.1.borrow_mut() = Some(Interruption { looks_left, act: Box::new(act) });
+        *self.interruption.borrow_mut() = Some(Interruption { looks_left, act: Box::new(act) });
     }
 }
 
 impl RegionMemory for HeapRegion {
     fn view(&self) -> RegionView<'_> {
-        let interruption = self.1.take();
+        let interruption = self.interruption.take();
         match interruption {
             Some(Interruption { looks_left: 0, act }) => act(),
             Some(Interruption { looks_left, act }) => self.interrupt(looks_left - 1, act),
             None => {}
         }
-        RegionView::new(&self.0, LAYOUT)
+        RegionView::new(&self.words, self.layout)
     }
 }
 
@@ -185,10 +189,14 @@ impl Shard {
     }
 
     fn connect(&mut self) -> Client {
-        let region = HeapRegion::new();
+        self.connect_with(LAYOUT)
+    }
+
+    fn connect_with(&mut self, layout: RegionLayout) -> Client {
+        let region = HeapRegion::new(layout);
         let new = NewConnection {
             memory: region.clone(),
-            layout: LAYOUT,
+            layout,
             features: Features::empty(),
             codec: 0,
             connection_id: 1,
@@ -196,8 +204,8 @@ impl Shard {
         let adopted = self.table.adopt(new, self.clock.now()).ok().expect("a free slot");
         Client {
             region,
-            requests: Producer::new(LAYOUT.request_home(), false),
-            responses: Consumer::new(LAYOUT.response_home(), false),
+            requests: Producer::new(layout.request_home(), false),
+            responses: Consumer::new(layout.response_home(), false),
             slot: adopted.slot,
         }
     }

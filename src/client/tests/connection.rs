@@ -350,6 +350,9 @@ fn a_daemon_that_dies_ends_every_wait() {
 fn comes_to_its_client(core: u32, then: fn(&mut Peer, &FrameHeader)) -> StandIn {
     StandIn::with(welcome(), move |peer| {
         let Some((header, _)) = peer.receive() else { return };
+        // Who takes this already waits, and set out when nobody was beside it.
+        peer.send(header.chunk(), b"");
+        assert!(peer.sees_all_taken(), "a client does not take what came");
         peer.sit_on(Some(core));
         assert!(peer.sees_it_park(), "a client polls where its daemon wants to run");
         then(peer, &header);
@@ -367,9 +370,9 @@ fn a_client_that_polls_for_ever_parks_when_its_daemon_comes_to_its_core() {
 
     in_time(move || {
         let daemon = comes_to_its_client(core, |peer, header| {
-            peer.answer(header, b"beside");
-            // Gone again: the next one is polled for.
+            // Gone again, and before the answer: from then on the next one may be waited for.
             peer.sit_on(None);
+            peer.answer(header, b"beside");
             let Some((header, _)) = peer.receive() else { return };
             std::thread::sleep(Duration::from_millis(20));
             peer.answer(&header, &[u8::from(peer.is_parked())]);
@@ -392,10 +395,17 @@ fn a_client_that_polls_for_ever_parks_when_its_daemon_comes_to_its_core() {
         assert!(matches!(lost, IpcError::ConnectionLost { .. }), "{lost}");
     });
     in_time(move || {
-        let daemon = comes_to_its_client(core, |peer, _| while peer.receive().is_some() {});
+        let daemon = StandIn::with(welcome(), move |peer| {
+            let Some((header, _)) = peer.receive() else { return };
+            // Before the answer: whoever has that knows it.
+            peer.sit_on(Some(core));
+            peer.answer(&header, b"beside");
+            while peer.receive().is_some() {}
+        });
         pin();
         let options = daemon.options().wait(WaitPolicy::SPIN);
         let mut connection = Connection::connect(&options).unwrap();
+        connection.call(MessageType::ECHO, b"x", &mut Vec::new()).unwrap();
         let late = connection.call_with(MessageType::ECHO, b"x", SOON, &mut Vec::new());
         assert!(matches!(late, Err(IpcError::Timeout)), "{late:?}");
     });
@@ -405,6 +415,34 @@ fn a_client_that_polls_for_ever_parks_when_its_daemon_comes_to_its_core() {
         let client = Client::connect(&daemon.options().wait(WaitPolicy::SPIN)).unwrap();
         assert_eq!(client.call(MessageType::ECHO, b"x").unwrap(), b"shared");
     });
+}
+
+#[test]
+fn who_polls_for_ever_says_where_it_is_only_when_it_waits() {
+    for (wait, says) in [(WaitPolicy::SPIN, [1, 0]), (WaitPolicy::default(), [1, 1])] {
+        in_time(move || {
+            let daemon = StandIn::with(welcome(), |peer| {
+                let mut said = Vec::new();
+                for _ in 0..2 {
+                    let Some((header, _)) = peer.receive() else { return };
+                    peer.looks_parked();
+                    peer.answer(&header, b"");
+                    said.push(u8::from(peer.rung_from().is_some()));
+                }
+                let Some((header, _)) = peer.receive() else { return };
+                peer.answer(&header, &said);
+            });
+            let mut connection = Connection::connect(&daemon.options().wait(wait)).unwrap();
+            let mut answer = Vec::new();
+            // The second is waited for, and the third is not.
+            connection.call(MessageType::ECHO, b"x", &mut answer).unwrap();
+            connection.call(MessageType::ECHO, b"x", &mut answer).unwrap();
+            connection.try_send(MessageType::ECHO, b"x").unwrap().unwrap();
+            connection.wait(None).unwrap();
+            connection.try_receive(&mut answer).unwrap().unwrap();
+            assert_eq!(answer, says);
+        });
+    }
 }
 
 #[test]

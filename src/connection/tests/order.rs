@@ -103,10 +103,10 @@ fn a_visit_takes_more_and_looks_longer_where_nobody_else_is_polled() {
         let budget = shard.table.budget(client.slot);
         (budget.bytes, budget.looks > 1)
     };
-    let mut first = shard.connect();
+    let mut first = shard.connect_with(RegionLayout::new(1 << 16, 1 << 16));
     first.send(MessageType::ECHO, 1, b"one").unwrap();
     shard.settle();
-    assert_eq!(of(&shard, &first), (BYTES_PER_VISIT, true), "of such a small ring");
+    assert_eq!(of(&shard, &first), (2 * BYTES_PER_VISIT, true), "a quarter of its ring");
     // Beside its client a shard does not poll.
     shard.table.sit_beside(Some(3));
     assert_eq!(of(&shard, &first), (BYTES_PER_SHORT_VISIT, false));
@@ -115,7 +115,7 @@ fn a_visit_takes_more_and_looks_longer_where_nobody_else_is_polled() {
     assert_eq!(of(&shard, &first), (BYTES_PER_SHORT_VISIT, false));
     shard.table.end(second.slot, Ending::Shutdown);
     shard.settle();
-    assert_eq!(of(&shard, &first), (BYTES_PER_VISIT, true));
+    assert_eq!(of(&shard, &first), (2 * BYTES_PER_VISIT, true));
 
     // Who only gets what a worker says is not waited for.
     first.send(SLOW, 2, b"x").unwrap();

@@ -77,7 +77,7 @@ fn a_fault_closes_its_connection_and_nobody_elses() {
     let mut shard = Shard::new(2);
     let (mut honest, hostile) = (shard.connect(), shard.connect());
     let home = LAYOUT.request_offset() + LAYOUT.request_home().offset;
-    hostile.region.0[(home / 8) as usize].store(0xDEAD, crate::sync::Ordering::Relaxed);
+    hostile.region.words[(home / 8) as usize].store(0xDEAD, crate::sync::Ordering::Relaxed);
     honest.send(MessageType::ECHO, 1, b"still here").unwrap();
     shard.settle();
     assert_eq!(shard.closed(hostile.slot), Some(Status::Fault));
@@ -120,7 +120,7 @@ fn a_table_without_slots_gives_the_connection_back() {
     let mut shard = Shard::new(1);
     let _first = shard.connect();
     let new = NewConnection {
-        memory: HeapRegion::new(),
+        memory: HeapRegion::new(LAYOUT),
         layout: LAYOUT,
         features: Features::empty(),
         codec: 0,

@@ -22,9 +22,11 @@ fn a_quiet_connection_parks_and_its_doorbell_wakes_it() {
 }
 
 /// Whatever a client does while its shard is about to park, and whether or not it finds the shard's flag
-/// set: it gets an answer. `prepare` sets the scene, `act` says whether the client rings.
+/// set: it gets an answer. `prepare` sets the scene, `act` says whether the client rings. Gives how often a
+/// visit waited between two looks.
 #[track_caller]
-fn at_every_look(prepare: fn(&mut Shard, &mut Client), act: fn(&mut Client) -> bool) {
+fn at_every_look(prepare: fn(&mut Shard, &mut Client), act: fn(&mut Client) -> bool) -> u32 {
+    let waits = Rc::new(Cell::new(0));
     // Bounded: a connection that is quiet is looked at a few hundred times before it parks.
     for look in 0..2000 {
         let mut shard = Shard::new(1);
@@ -35,15 +37,16 @@ fn at_every_look(prepare: fn(&mut Shard, &mut Client), act: fn(&mut Client) -> b
         let (rang, actor) = (Rc::new(Cell::new(None)), Rc::clone(&client));
         let told = Rc::clone(&rang);
         // A visit takes one view for the looks between which it waits.
-        let waits = region.clone();
+        let (waited, counted) = (region.clone(), Rc::clone(&waits));
         ON_HINT.set(Some(Box::new(move || {
-            let _ = waits.view();
+            counted.set(counted.get() + 1);
+            let _ = waited.view();
         })));
         region.interrupt(look, move || told.set(Some(act(&mut actor.borrow_mut()))));
         shard.cool();
         let Some(rang) = rang.get() else {
             assert!(look > 30, "the shard looked at its client");
-            return;
+            return waits.get();
         };
         if rang {
             shard.table.doorbell(slot, shard.clock.now());
@@ -56,13 +59,14 @@ fn at_every_look(prepare: fn(&mut Shard, &mut Client), act: fn(&mut Client) -> b
 
 #[test]
 fn a_request_between_any_two_looks_of_its_shard_is_taken() {
-    at_every_look(
+    let waits = at_every_look(
         |shard, _| assert_eq!(shard.settle(), Turn::Polling),
         |client| {
             client.send(MessageType::ECHO, 1, b"x").unwrap();
             client.region.view().daemon_parked().take()
         },
     );
+    assert!(waits > 0, "no visit looked twice");
 }
 
 #[test]

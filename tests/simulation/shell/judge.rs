@@ -1,6 +1,6 @@
 //! What the shell holds against the table: who may be closed, and what a round must do.
 
-use annulus::limits::{BYTES_PER_LONE_VISIT, FRAMES_PER_VISIT, INTERACTIVE_SIZE_MAX};
+use annulus::limits::{BYTES_PER_VISIT, FRAMES_PER_VISIT, INTERACTIVE_SIZE_MAX};
 
 use annulus::wire::{Goodbye, Status};
 
@@ -101,8 +101,9 @@ impl Shell {
                 requests <= u64::from(FRAMES_PER_VISIT) + others,
                 "{requests} frames in one round"
             );
-            // Any visit may be to the last one that is still polled.
-            let bytes_max = BYTES_PER_LONE_VISIT + PAYLOAD_MAX + others * INTERACTIVE_SIZE_MAX;
+            // One beyond the budget, and one before its own visit, served between two others. A visit to the
+            // only one that is polled has none before it, and a budget below such a frame.
+            let bytes_max = BYTES_PER_VISIT + 2 * PAYLOAD_MAX + others * INTERACTIVE_SIZE_MAX;
             assert!(bytes <= bytes_max, "{bytes} bytes in one round");
             if statistics != occupant.seen {
                 occupant.seen = statistics;
