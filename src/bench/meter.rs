@@ -214,6 +214,23 @@ mod tests {
         assert!(matches!(found, BenchError::WrongAnswer { stamp: 5, found: 4 }), "{found}");
     }
 
+    /// Echoes all but the last word.
+    struct Cut;
+
+    impl Subject for Cut {
+        fn round_trip(&mut self, payload: &[u8], answer: &mut Vec<u8>) -> Result<(), BenchError> {
+            answer.clear();
+            answer.extend_from_slice(&payload[..payload.len() - 8]);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn an_answer_of_another_size_is_found() {
+        let found = time_round_trips(&mut Cut, &BURST, &mut Samples::new()).unwrap_err();
+        assert!(matches!(found, BenchError::AnswerSize { size: 56, expected: 64 }), "{found}");
+    }
+
     #[test]
     fn a_pause_is_not_part_of_the_figure() {
         let (mut echo, mut samples) = (Echo { calls: 0, torn_at: 0 }, Samples::new());
