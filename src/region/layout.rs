@@ -18,7 +18,8 @@
 
 use super::CoreWord;
 use crate::limits::{
-    FRAME_ALIGNMENT, HOME_SIZE, LINE_SIZE, PAGE_SIZE, REGION_HEADER_SIZE, WORD_SIZE,
+    FRAME_ALIGNMENT, HOME_SIZE, LINE_SIZE, PAGE_SIZE, REGION_HEADER_SIZE, RING_CAPACITY_MAX,
+    WORD_SIZE,
 };
 use crate::ring::{Home, ParkFlag, RingView};
 use crate::sync::{AtomicU64, Ordering::Relaxed};
@@ -31,8 +32,8 @@ const LINE: usize = (LINE_SIZE / WORD_SIZE) as usize;
 /// Capacities of a region's two rings; each side keeps its own copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RegionLayout {
-    request_capacity: u64,
-    response_capacity: u64,
+    request_capacity: u32,
+    response_capacity: u32,
 }
 
 impl RegionLayout {
@@ -40,36 +41,38 @@ impl RegionLayout {
     ///
     /// # Panics
     ///
-    /// When a capacity is not a power of two of at least a page; a handshake is checked before.
+    /// When a capacity is not a power of two between a page and [`RING_CAPACITY_MAX`]; a handshake is checked
+    /// before.
     #[must_use]
     pub const fn new(request_capacity: u64, response_capacity: u64) -> Self {
-        assert!(request_capacity.is_power_of_two() && request_capacity >= PAGE_SIZE);
-        assert!(response_capacity.is_power_of_two() && response_capacity >= PAGE_SIZE);
-        Self { request_capacity, response_capacity }
+        Self {
+            request_capacity: checked(request_capacity),
+            response_capacity: checked(response_capacity),
+        }
     }
 
     /// Bytes of the whole region.
     #[must_use]
     pub const fn size(&self) -> u64 {
-        self.request_capacity + self.response_capacity + PAGE_SIZE
+        self.request_capacity() + self.response_capacity() + PAGE_SIZE
     }
 
     /// Bytes of the request ring.
     #[must_use]
     pub const fn request_capacity(&self) -> u64 {
-        self.request_capacity
+        self.request_capacity as u64
     }
 
     /// Bytes of the response ring.
     #[must_use]
     pub const fn response_capacity(&self) -> u64 {
-        self.response_capacity
+        self.response_capacity as u64
     }
 
     /// Home of the request ring: its end.
     #[must_use]
     pub const fn request_home(&self) -> Home {
-        let offset = self.request_capacity - HOME_SIZE;
+        let offset = self.request_capacity() - HOME_SIZE;
         Home { offset, size: HOME_SIZE, phase: HOME_SIZE, early: true }
     }
 
@@ -90,7 +93,7 @@ impl RegionLayout {
     /// File offset of the shared header.
     #[must_use]
     pub const fn header_offset(&self) -> u64 {
-        self.request_capacity + HOME_SIZE
+        self.request_capacity() + HOME_SIZE
     }
 
     /// File offset of the response ring.
@@ -100,6 +103,13 @@ impl RegionLayout {
     }
 }
 
+#[expect(clippy::cast_possible_truncation, reason = "at most RING_CAPACITY_MAX")]
+const fn checked(capacity: u64) -> u32 {
+    assert!(capacity.is_power_of_two() && capacity >= PAGE_SIZE && capacity <= RING_CAPACITY_MAX);
+    capacity as u32
+}
+
+static_assertions::const_assert!(RING_CAPACITY_MAX <= u32::MAX as u64);
 static_assertions::const_assert!(HOME_SIZE.is_multiple_of(FRAME_ALIGNMENT));
 
 /// A region's words, borrowed, with the layout that gives them meaning.
@@ -125,14 +135,18 @@ impl<'m> RegionView<'m> {
     #[inline(always)]
     #[must_use]
     pub fn request_ring(&self) -> RingView<'m> {
-        self.ring(self.layout.request_offset(), self.layout.request_capacity, Line::RequestHead)
+        self.ring(self.layout.request_offset(), self.layout.request_capacity(), Line::RequestHead)
     }
 
     /// Daemon to client.
     #[inline(always)]
     #[must_use]
     pub fn response_ring(&self) -> RingView<'m> {
-        self.ring(self.layout.response_offset(), self.layout.response_capacity, Line::ResponseHead)
+        self.ring(
+            self.layout.response_offset(),
+            self.layout.response_capacity(),
+            Line::ResponseHead,
+        )
     }
 
     /// Set while the client is parked.
@@ -175,7 +189,8 @@ impl<'m> RegionView<'m> {
     /// Client, once, on fresh memory: writes the constants and where both rings begin.
     pub fn initialize(&self) {
         let constants = self.index(self.layout.header_offset());
-        let values = [REGION_MAGIC, self.layout.request_capacity, self.layout.response_capacity];
+        let values =
+            [REGION_MAGIC, self.layout.request_capacity(), self.layout.response_capacity()];
         for (word, value) in self.words[constants..].iter().zip(values) {
             word.store(value, Relaxed);
         }

@@ -13,7 +13,10 @@ use io_uring::types::{Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 
 /// Entries of the submission queue; it is submitted when full.
-const ENTRIES: u32 = 256;
+const ENTRIES: u32 = 64;
+/// Fewest and most entries of the completion queue.
+const COMPLETIONS_MIN: u32 = 512;
+const COMPLETIONS_MAX: u32 = 32 * 1024;
 /// `IORING_ENTER_GETEVENTS` of io_uring_enter(2).
 const ENTER_GETEVENTS: u32 = 1;
 
@@ -93,7 +96,7 @@ impl Uring {
             .setup_taskrun_flag()
             .setup_submit_all()
             .setup_clamp()
-            .setup_cqsize(completions.clamp(2 * ENTRIES, 32 * 1024).next_power_of_two())
+            .setup_cqsize(completions.clamp(COMPLETIONS_MIN, COMPLETIONS_MAX).next_power_of_two())
             .build(ENTRIES)?;
         Ok(Self { ring })
     }

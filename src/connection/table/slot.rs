@@ -23,6 +23,7 @@ pub(super) struct Closing {
     pub(super) statistics: ConnectionStatistics,
 }
 
+#[repr(align(64))]
 pub(super) struct Slot<M> {
     pub(super) state: State<M>,
     /// When the last visit found something; meaningful while hot.
@@ -46,8 +47,14 @@ pub(super) struct Slot<M> {
     /// Is in [`super::Table::interactive`].
     pub(super) listed: bool,
     /// What its client was told about [`super::Table::beside`].
-    pub(super) told: Option<u32>,
+    pub(super) told: Option<u16>,
 }
+
+#[cfg(not(annulus_loom))]
+static_assertions::const_assert_eq!(
+    size_of::<Slot<crate::region::Region>>() as u64,
+    5 * crate::limits::LINE_SIZE
+);
 
 impl<M> Slot<M> {
     /// A slot that nobody has been in.
@@ -109,11 +116,13 @@ impl<M: RegionMemory> Slot<M> {
 
     /// Tells the client on which core the shard sits beside it, unless it knows.
     pub(super) fn tell(&mut self, core: Option<u32>) {
+        // No kernel counts further.
+        let core = core.and_then(|core| u16::try_from(core).ok());
         if self.told == core {
             return;
         }
         if let State::Serving(connection) = &self.state {
-            let place = core.map(|core| Whereabouts { core, polls: false });
+            let place = core.map(|core| Whereabouts { core: core.into(), polls: false });
             connection.memory.view().daemon_core().store(place);
             self.told = core;
         }
