@@ -6,12 +6,14 @@ use std::env;
 use std::fmt;
 use std::io;
 
-use tracing::{Event, Level, Subscriber};
+use tracing::span::{Attributes, Id, Record};
+use tracing::subscriber::Interest;
+use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::format::{Format, Full, Writer};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::layer::SubscriberExt as _;
-use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::registry::{Extensions, ExtensionsMut, LookupSpan, SpanData};
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use super::exit::Exit;
@@ -19,7 +21,7 @@ use super::failure::Failure;
 use super::session::Session;
 
 /// What `-v`, `-vv` and so on ask for, when `RUST_LOG` asks for nothing. Libraries below us stay
-/// quiet until everything is asked for.
+/// quiet until everything is asked for; release builds have no trace points.
 const FILTERS: [&str; 3] = ["warn,annulus=info", "warn,annulus=debug", "trace"];
 
 /// Sets the process's log up. `RUST_LOG` is a list of `target=level` and of one level for the rest; spans
@@ -37,11 +39,11 @@ pub(crate) fn start(session: &Session) -> Result<(), Failure> {
             .advise("write it like annulus=debug")
     })?;
     let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr);
-    let registry = tracing_subscriber::registry().with(filter);
+    let filtered = NoSpans.with(filter);
     if stderr_is_the_journal() {
-        registry.with(lines.event_format(Journal::new())).init();
+        filtered.with(lines.event_format(Journal::new())).init();
     } else {
-        registry.with(lines.with_ansi(session.output.paint_stderr.is_on())).init();
+        filtered.with(lines.with_ansi(session.output.paint_stderr.is_on())).init();
     }
     Ok(())
 }
@@ -54,6 +56,68 @@ fn stderr_is_the_journal() -> bool {
     };
     rustix::fs::fstat(io::stderr())
         .is_ok_and(|stat| stream == format!("{}:{}", stat.st_dev, stat.st_ino))
+}
+
+/// What lies below the layers of the log. We have no spans, and those of libraries are not shown; the usual
+/// [`tracing_subscriber::Registry`] keeps 32 KiB for the threads that might open some.
+struct NoSpans;
+
+impl Subscriber for NoSpans {
+    fn register_callsite(&self, callsite: &'static Metadata<'static>) -> Interest {
+        if callsite.is_event() { Interest::always() } else { Interest::never() }
+    }
+
+    fn enabled(&self, callsite: &Metadata<'_>) -> bool {
+        callsite.is_event()
+    }
+
+    /// Never called: no span is enabled.
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn event(&self, _: &Event<'_>) {}
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
+}
+
+impl LookupSpan<'_> for NoSpans {
+    type Data = NoData;
+
+    fn span_data(&self, _: &Id) -> Option<NoData> {
+        None
+    }
+}
+
+/// There is none.
+enum NoData {}
+
+impl SpanData<'_> for NoData {
+    fn id(&self) -> Id {
+        match *self {}
+    }
+
+    fn metadata(&self) -> &'static Metadata<'static> {
+        match *self {}
+    }
+
+    fn parent(&self) -> Option<&Id> {
+        match *self {}
+    }
+
+    fn extensions(&self) -> Extensions<'_> {
+        match *self {}
+    }
+
+    fn extensions_mut(&self) -> ExtensionsMut<'_> {
+        match *self {}
+    }
 }
 
 /// Lines for the journal: a syslog priority in front, no time, no colour (`sd-daemon(3)`).
@@ -116,11 +180,16 @@ mod tests {
     fn journal_lines_start_with_their_priority() {
         let written = Written::default();
         let writer = written.clone();
-        let subscriber = tracing_subscriber::fmt()
-            .event_format(Journal::new())
-            .with_writer(move || writer.clone())
-            .finish();
-        tracing::subscriber::with_default(subscriber, || tracing::warn!(count = 2, "careful"));
+        let lines = tracing_subscriber::fmt::layer().with_writer(move || writer.clone());
+        let subscriber = NoSpans
+            .with("trace".parse::<Targets>().unwrap())
+            .with(lines.event_format(Journal::new()));
+        tracing::subscriber::with_default(subscriber, || {
+            // As a library may have it.
+            let span = tracing::error_span!("around", number = 1).entered();
+            assert!(span.is_disabled());
+            tracing::warn!(count = 2, "careful");
+        });
         let text = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
         assert!(text.starts_with("<4>") && text.ends_with("careful count=2\n"), "{text}");
     }

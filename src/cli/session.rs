@@ -38,7 +38,7 @@ pub(crate) struct Globals {
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
     color: ColorChoice,
 
-    /// Say more on stderr; -vv for everything [env: RUST_LOG]
+    /// Say more on stderr; -vv for all that was built in [env: RUST_LOG]
     #[arg(short, long, global = true, action = ArgAction::Count)]
     verbose: u8,
 }

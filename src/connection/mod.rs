@@ -13,6 +13,7 @@ mod handler;
 mod in_flight;
 mod routes;
 mod run;
+mod scratch;
 mod table;
 mod time;
 mod visit;

@@ -186,8 +186,8 @@ impl<'s> Run<'_, 's> {
         let size = header.payload_size() as usize;
         let shared = &mut *self.shared;
         let mut lease;
-        let payload = if size <= shared.scratch.len() {
-            &mut shared.scratch[..size]
+        let payload = if let Some(room) = shared.scratch.room(size) {
+            room
         } else {
             match shared.pool.lease(size) {
                 Some(taken) => lease = taken,

@@ -12,10 +12,9 @@ use self::recent_use::RecentUse;
 use self::slot::{Closing, Slot, State};
 use self::work::Work;
 use super::in_flight::InFlightTable;
+use super::scratch::Scratch;
 use super::{Company, Connection, ConnectionStatistics, Ending, Routes, Timestamp};
-use crate::limits::{
-    FRAMES_PER_TURN, IN_FLIGHT_PER_CONNECTION, INTERACTIVE_PER_VISIT, REPLY_INLINE_SIZE_MAX,
-};
+use crate::limits::{FRAMES_PER_TURN, IN_FLIGHT_PER_CONNECTION, INTERACTIVE_PER_VISIT};
 use crate::link::{Job, JobKind, ShardEnd};
 use crate::metrics::{LeaseTier, Metrics, ShardMetrics};
 use crate::pool::{BufferPool, TierIndex};
@@ -23,10 +22,6 @@ use crate::protocol::Codec;
 use crate::region::{RegionLayout, RegionMemory};
 use crate::sync::sound;
 use crate::wire::{Features, Goodbye, Status};
-
-/// Bytes of the buffer into which most payloads are copied.
-const SCRATCH_SIZE: usize = 64 * 1024;
-static_assertions::const_assert!(SCRATCH_SIZE >= REPLY_INLINE_SIZE_MAX);
 
 /// What a [`Table`] is made from.
 pub struct TableOptions {
@@ -135,7 +130,7 @@ pub struct Table<M> {
     /// Closed slots whose workers must still be told.
     untold: Vec<u32>,
     in_flight: InFlightTable,
-    scratch: Box<[u8]>,
+    scratch: Scratch,
     outputs: Vec<Output>,
     /// What all visits did, to tell how much a turn has done.
     work: Work,
@@ -165,7 +160,7 @@ impl<M: RegionMemory> Table<M> {
             // Every connection's share: some that never read their answers take nobody else's. What
             // is not used is not touched.
             in_flight: InFlightTable::new(count * IN_FLIGHT_PER_CONNECTION as usize),
-            scratch: vec![0; SCRATCH_SIZE].into_boxed_slice(),
+            scratch: Scratch::new(),
             outputs: Vec::with_capacity(Self::outputs_max(count)),
             work: Work::default(),
             draining: false,

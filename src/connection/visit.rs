@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::in_flight::{InFlight, InFlightTable};
 use super::routes::{Route, Routes};
 use super::run::Stopped;
+use super::scratch::Scratch;
 use super::{Clock, Ending, Ends, Timestamp};
 use crate::limits::{
     BYTES_HELD_MAX, DETAIL_SIZE_MAX, FRAMES_HELD_MAX, FRAMES_PER_VISIT, IN_FLIGHT_PER_CONNECTION,
@@ -45,8 +46,7 @@ pub(super) struct Shared<'s> {
     pub(super) links: &'s mut [ShardEnd],
     pub(super) in_flight: &'s mut InFlightTable,
     pub(super) pool: &'s BufferPool,
-    /// Payloads of up to its size are copied here; it holds at least one inline reply.
-    pub(super) scratch: &'s mut [u8],
+    pub(super) scratch: &'s mut Scratch,
     pub(super) metrics: &'s ShardMetrics,
     pub(super) clock: &'s dyn Clock,
     pub(super) draining: bool,
@@ -292,7 +292,8 @@ impl Ends {
     ) -> Visit {
         for forwarded in 0..FRAMES_PER_VISIT {
             let link = &mut shared.links[worker];
-            let reply = link.forward(slot as usize, &mut self.responses, ring, shared.scratch);
+            let scratch = shared.scratch.inline_reply();
+            let reply = link.forward(slot as usize, &mut self.responses, ring, scratch);
             let (header, size) = match reply {
                 Forwarded::Frame { header, size } => (header, size),
                 Forwarded::Blocked if forwarded == 0 => return Visit::BlockedOnClient,
