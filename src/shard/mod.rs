@@ -343,7 +343,8 @@ impl DataShard {
     }
 
     fn take_events(&mut self, now: Timestamp) {
-        // Bounded: the completion queue has a fixed size, and only `enter` fills it.
+        // Bounded: the completion queue has room for everybody who is watched, and of those only who is watched
+        // again comes while it is emptied, at most once.
         while let Some(event) = self.uring.next_event() {
             match event.purpose {
                 Purpose::Wake if !event.more => {
