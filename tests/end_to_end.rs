@@ -27,7 +27,9 @@ fn payloads_of_every_size_come_back_as_they_went() {
         let options = daemon.options().payload_check(payload_check);
         let mut connection = Connection::connect(&options).unwrap();
         let mut answer = Vec::new();
-        for size in [0, 1, 7, 8, 63, 64, 65, 4096, 65_536, 1 << 20, 10 << 20] {
+        let around = [4095, 4096, 4097, 5000, 65_535, 65_536, 65_537];
+        let sizes = [0, 1, 7, 8, 63, 64, 65].into_iter().chain(around).chain([1 << 20, 10 << 20]);
+        for size in sizes {
             let payload: Vec<u8> = (0..size).map(|index| (index % 251) as u8).collect();
             connection.call(MessageType::ECHO, &payload, &mut answer).unwrap();
             assert!(answer == payload, "{size} bytes");
