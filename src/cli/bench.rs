@@ -25,6 +25,9 @@ pub(super) const THIS_PROGRAM: &str = "/proc/self/exe";
 /// The daemon's life when something hangs: several times what all cases need.
 const DAEMON_LIFE: Duration = Duration::from_secs(300);
 
+/// Largest payload that is measured: 1,000 connections with 16 in flight then take 0.5 GB.
+const PAYLOAD_SIZE_MAX: usize = 16 * 1024;
+
 /// What the limits are called together.
 const LIMITS: &str = "limit";
 
@@ -54,6 +57,11 @@ pub(crate) struct Arguments {
     /// for each
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=1024))]
     window: Option<u32>,
+
+    /// Bytes of payload, instead of what the table shows for each: whole words of 8. Cases that differ in
+    /// nothing else run once
+    #[arg(long, value_name = "BYTES", value_parser = payload_size)]
+    size: Option<usize>,
 
     /// Write a page with latency curves beside those of the limits
     #[arg(long, value_name = "FILE")]
@@ -168,16 +176,39 @@ pub(super) fn start_daemon(
     Ok(daemon)
 }
 
+/// Each request carries its number in its first and last word.
+fn payload_size(text: &str) -> Result<usize, String> {
+    let size = text.parse().map_err(|_| "not a number of bytes".to_owned())?;
+    let is_possible = (1..=PAYLOAD_SIZE_MAX).contains(&size) && size.is_multiple_of(8);
+    is_possible.then_some(size).ok_or(format!("not a multiple of 8 from 8 to {PAYLOAD_SIZE_MAX}"))
+}
+
 fn chosen_daemon_cases(arguments: &Arguments) -> Vec<DaemonCase> {
-    let mut cases = daemon_cases();
-    cases.retain(|case| arguments.names.is_empty() || arguments.wants(&case.case.name));
-    for case in &mut cases {
+    let mut chosen: Vec<DaemonCase> = Vec::new();
+    for mut case in daemon_cases() {
+        if !arguments.names.is_empty() && !arguments.wants(&case.case.name) {
+            continue;
+        }
         case.case.round_count = arguments.rounds;
         if let (Some(window), true) = (arguments.window, case.load.is_pipelined()) {
             case.case.window = window;
         }
+        if let Some(size) = arguments.size {
+            case.case.burst.payload_size = size;
+        }
+        if !chosen.iter().any(|other| is_alike(other, &case)) {
+            chosen.push(case);
+        }
     }
-    cases
+    chosen
+}
+
+/// True for cases whose rows in the table would be the same.
+fn is_alike(one: &DaemonCase, other: &DaemonCase) -> bool {
+    let shown = |DaemonCase { load, case }: &DaemonCase| {
+        (*load, case.burst.payload_size, case.connections, case.open, case.window)
+    };
+    shown(one) == shown(other)
 }
 
 fn chosen_limit_cases(arguments: &Arguments) -> Vec<LimitCase> {
@@ -278,11 +309,13 @@ pub(super) fn table_of(session: &Session, results: &[CaseResult]) -> Result<Stri
 
 #[cfg(test)]
 mod tests {
+    use annulus::bench::Load;
+
     use super::*;
 
     fn arguments(names: &[&str]) -> Arguments {
         let names = names.iter().map(|&name| name.to_owned()).collect();
-        Arguments { names, rounds: 2, window: None, report: None }
+        Arguments { names, rounds: 2, window: None, size: None, report: None }
     }
 
     #[test]
@@ -308,6 +341,25 @@ mod tests {
         let narrow = Arguments { window: Some(3), ..arguments(&[]) };
         for DaemonCase { load, case } in chosen_daemon_cases(&narrow) {
             assert_eq!(case.window, if load.is_pipelined() { 3 } else { 1 });
+        }
+    }
+
+    #[test]
+    fn a_size_is_for_every_case_and_what_is_alike_runs_once() {
+        let long = Arguments { size: Some(992), ..arguments(&[]) };
+        let chosen = chosen_daemon_cases(&long);
+        assert!(chosen.iter().all(|case| case.case.burst.payload_size == 992));
+        let count = |load| chosen.iter().filter(|case| case.load == load).count();
+        assert_eq!((count(Load::Hot), count(Load::Pipelined)), (1, 4));
+        assert_eq!(chosen_daemon_cases(&arguments(&[])).len(), daemon_cases().len());
+    }
+
+    #[test]
+    fn a_size_that_cannot_be_stamped_is_refused() {
+        assert_eq!(payload_size("8"), Ok(8));
+        assert_eq!(payload_size("16384"), Ok(16_384));
+        for bad in ["", "x", "-8", "0", "12", "16392"] {
+            assert!(payload_size(bad).is_err(), "{bad}");
         }
     }
 }
