@@ -25,7 +25,8 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 
 /// Room for a run of the largest.
 const LAYOUT: RegionLayout = RegionLayout::new(1 << 19, 1 << 19);
-const SIZES: [usize; 3] = [64, 1024, 4096];
+/// Whole cache lines, but for one.
+const SIZES: [usize; 4] = [64, 120, 1024, 4096];
 /// Requests of a run: as many as a visit takes of those of 64 bytes.
 const RUN_LENGTH: u32 = FRAMES_PER_VISIT;
 

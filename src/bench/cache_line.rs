@@ -20,7 +20,7 @@ const WORD_SIZE: usize = 8;
 const LINE_SIZE: usize = 64;
 
 /// Most bytes of a message.
-pub(super) const SIZE_MAX: usize = 4096;
+pub const SIZE_MAX: usize = 4096;
 
 /// Where the response slot starts. Two lines beyond the request slot's end, so that the prefetcher
 /// of adjacent lines does not couple the two and their words do not lie at equal offsets of a page.

@@ -48,6 +48,7 @@ mod stats;
 mod table;
 mod throughput;
 
+pub use cache_line::SIZE_MAX as PAYLOAD_SIZE_MAX;
 pub use case::{CANARY_SHIFT_MAX, Case, Instruments, Progress};
 pub use cases::{DaemonCase, DaemonKind, Load, Waiting, daemon_cases, daemon_settings};
 pub use daemon::{DaemonProcess, follow_parent};
@@ -61,6 +62,7 @@ pub use report::{Machine, report_page};
 pub use responder::{Launcher, ResponderArguments, ResponderKind};
 pub use result::{CaseResult, Figures, LimitResult, SCHEMA};
 pub use runner::{DaemonBench, allow_open_files};
+pub use slots::SIZE_MAX as IN_FLIGHT_SIZE_MAX;
 pub use stamp::{stamp_payload, stamps_of};
 pub use stats::{CurvePoint, Samples, Summary, median};
 pub use table::{

@@ -23,7 +23,7 @@ const WORD_SIZE: usize = 8;
 const LINE_WORDS: usize = 8;
 
 /// Most bytes of all slots of one direction.
-const SIZE_MAX: usize = 1 << 28;
+pub const SIZE_MAX: usize = 1 << 28;
 
 /// The slots of one pair of processes, in both directions.
 #[derive(Debug)]

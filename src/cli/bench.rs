@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use annulus::bench::{
     BenchError, Case, CaseResult, Cores, DaemonBench, DaemonCase, DaemonKind, DaemonProcess,
-    Launcher, LimitCase, Machine, allow_open_files, daemon_cases, daemon_settings, limit_cases,
-    report_page, result_tables, run_limits,
+    IN_FLIGHT_SIZE_MAX, Launcher, LimitCase, Machine, PAYLOAD_SIZE_MAX, allow_open_files,
+    daemon_cases, daemon_settings, limit_cases, report_page, result_tables, run_limits,
 };
 
 use self::progress::Steps;
@@ -24,9 +24,6 @@ pub(super) const THIS_PROGRAM: &str = "/proc/self/exe";
 
 /// The daemon's life when something hangs: several times what all cases need.
 const DAEMON_LIFE: Duration = Duration::from_secs(300);
-
-/// Largest payload that is measured: 1,000 connections with 16 in flight then take 0.5 GB.
-const PAYLOAD_SIZE_MAX: usize = 16 * 1024;
 
 /// What the limits are called together.
 const LIMITS: &str = "limit";
@@ -58,8 +55,8 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=1024))]
     window: Option<u32>,
 
-    /// Bytes of payload, instead of what the table shows for each: whole words of 8. Cases that differ in
-    /// nothing else run once
+    /// Bytes of payload of the daemon's cases, instead of what the table shows for each: whole words of
+    /// 8. Cases that differ in nothing else run once
     #[arg(long, value_name = "BYTES", value_parser = payload_size)]
     size: Option<usize>,
 
@@ -78,6 +75,7 @@ pub(crate) fn run(session: &Session, arguments: &Arguments) -> Result<Exit, Fail
              and limit",
         ));
     }
+    daemon_cases.iter().try_for_each(check_memory)?;
     let cores = Cores::choose()?;
     if cfg!(debug_assertions) {
         session.output.note("note: this is a debug build, its figures mean little");
@@ -201,6 +199,20 @@ fn chosen_daemon_cases(arguments: &Arguments) -> Vec<DaemonCase> {
         }
     }
     chosen
+}
+
+fn check_memory(DaemonCase { case, .. }: &DaemonCase) -> Result<(), Failure> {
+    let (connections, window, size) = (case.connections, case.window, case.burst.payload_size);
+    if u64::from(connections) * u64::from(window) * size as u64 <= IN_FLIGHT_SIZE_MAX as u64 {
+        return Ok(());
+    }
+    let what = format!(
+        "{}: {connections} connections with {window} requests of {size} bytes in flight are more than \
+         {} MiB",
+        case.name,
+        IN_FLIGHT_SIZE_MAX >> 20
+    );
+    Err(Failure::new(Exit::Usage, what).advise("choose a smaller --window or --size"))
 }
 
 /// True for cases whose rows in the table would be the same.
@@ -355,10 +367,20 @@ mod tests {
     }
 
     #[test]
+    fn what_would_take_too_much_memory_is_refused() {
+        let chosen = |window, size| {
+            let case = Arguments { window: Some(window), size, ..arguments(&[]) };
+            chosen_daemon_cases(&case).iter().all(|case| check_memory(case).is_ok())
+        };
+        assert!(chosen(64, None) && chosen(64, Some(PAYLOAD_SIZE_MAX)));
+        assert!(!chosen(1024, Some(PAYLOAD_SIZE_MAX)));
+    }
+
+    #[test]
     fn a_size_that_cannot_be_stamped_is_refused() {
         assert_eq!(payload_size("8"), Ok(8));
-        assert_eq!(payload_size("16384"), Ok(16_384));
-        for bad in ["", "x", "-8", "0", "12", "16392"] {
+        assert_eq!(payload_size("4096"), Ok(PAYLOAD_SIZE_MAX));
+        for bad in ["", "x", "-8", "0", "12", "4104"] {
             assert!(payload_size(bad).is_err(), "{bad}");
         }
     }

@@ -343,8 +343,8 @@ impl DataShard {
     }
 
     fn take_events(&mut self, now: Timestamp) {
-        // Bounded: the completion queue has room for everybody who is watched, and of those only who is watched
-        // again comes while it is emptied, at most once.
+        // Bounded: it fills meanwhile only where a push finds the submission queue full, only watches that have
+        // ended are pushed, and a watch ends where its completion finds no room.
         while let Some(event) = self.uring.next_event() {
             match event.purpose {
                 Purpose::Wake if !event.more => {

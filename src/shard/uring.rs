@@ -89,7 +89,7 @@ impl Uring {
     /// The system's; io_uring may be disabled (`kernel.io_uring_disabled`).
     pub(super) fn new(connection_count: usize) -> io::Result<Self> {
         // A connection has two polls, the shard's own doorbell one, and a cancel that succeeds completes only
-        // what it has cancelled. So all of them have room, and who is watched again does, too.
+        // what it has cancelled. So there is room for one of each.
         let completions = u32::try_from(2 * connection_count + 1).unwrap_or(u32::MAX);
         let ring = IoUring::builder()
             .setup_single_issuer()
@@ -126,8 +126,8 @@ impl Uring {
         }
     }
 
-    /// True when the kernel has completions that it makes only when we enter, or such as found no room: a ring that
-    /// comes and goes may complete more than once before anybody looks. One line to look at.
+    /// True when the kernel has completions that it makes only when we enter, or such as found no room: who is
+    /// watched may complete more than once before anybody looks. One line to look at.
     pub(super) fn has_work(&mut self) -> bool {
         let submission = self.ring.submission();
         let enters = submission.taskrun() || submission.cq_overflow();
